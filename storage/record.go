@@ -1,0 +1,137 @@
+package storage
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/lockstepdb/lockstep/merkle"
+	"github.com/lockstepdb/lockstep/wal"
+)
+
+// KeyspaceID is a keyspace's uuid. It is never used twice.
+type KeyspaceID [16]byte
+
+func (id KeyspaceID) String() string { return hex.EncodeToString(id[:]) } // storage helper: print as a uuid
+
+// The system's own data are two keyspaces that travel, one a scope, with fixed ids;
+// node-scope records never enter the log: see engine.Engine.NodePut.
+var (
+	SystemReplicated = KeyspaceID{15: 1}
+	SystemLocal      = KeyspaceID{15: 2}
+)
+
+// Scope says how far a keyspace travels. It is part of every block of an
+// entry and never changes, so that applying needs no mount table.
+type Scope uint8
+
+const (
+	Replicated Scope = 1 // to performance and DR secondaries
+	Local      Scope = 2 // to DR secondaries only
+)
+
+// Limits on what a record may be; writers are refused above them.
+const (
+	MaxKey   = 16 << 10 // bytes of a key; bbolt's own limit is 32 KiB
+	MaxValue = 34 << 20 // bytes of a value: a request body of 32 MiB and its envelope
+	MaxEntry = 36 << 20 // bytes of an encoded entry
+)
+
+// Record is one key and value of a keyspace, as read. Its slices must not be changed.
+type Record struct {
+	Key, Value []byte
+	Digest     merkle.Digest
+	Index      uint64 // this cluster's index of the last write
+}
+
+// Op is what a change does.
+type Op uint8
+
+const (
+	Put    Op = 1
+	Delete Op = 2
+	Drop   Op = 3 // detaches the whole keyspace; Key and Value are empty
+)
+
+// Change is put or delete of one record, or drop of its keyspace.
+type Change struct {
+	Op         Op
+	Key, Value []byte
+}
+
+// Block is the changes of one entry in one keyspace: self-contained bytes on
+// the wire, so that an entry is cut to a coverage without re-encoding.
+type Block struct {
+	Keyspace KeyspaceID
+	Scope    Scope
+	Changes  []Change
+}
+
+// Entry is the atomic unit of the log. It carries effects, never conditions.
+type Entry struct {
+	Version      uint8
+	Index        uint64       // this cluster's own
+	Time         int64        // Unix nanoseconds of the cluster that first wrote it
+	RequestID    string       // of a forwarded write, kept for ever; at most 64 bytes
+	Housekeeping bool         // written by sync or a coverage change: for this cluster's DR secondaries only
+	Upstream     wal.Position // source: its place in the performance primary's log; zero when first written here
+	Sync         *SyncMark    // housekeeping of a sync: begin, range complete, end
+	Blocks       []Block
+}
+
+// SyncMark is what a housekeeping entry tells about the sync it belongs to.
+type SyncMark struct {
+	Kind      SyncKind
+	From      wal.Position // S: where the spool starts
+	Until     wal.Position // M: the last place at which a range was read, so far
+	Keyspace  KeyspaceID   // SyncRange: the range complete with this entry, [Low, High); High empty means to the end
+	Low, High []byte
+}
+
+// SyncKind is the kind of a SyncMark.
+type SyncKind uint8
+
+const (
+	SyncBegin SyncKind = 1
+	SyncRange SyncKind = 2
+	SyncEnd   SyncKind = 3 // the spool was applied up to Until: consistent again
+)
+
+// EncodeEntry appends the entry's bytes to b: a header (nothing secret, no key names)
+// and one block per keyspace.
+func EncodeEntry(b []byte, e *Entry) []byte { panic("storage helper") }
+
+// DecodeEntry reads what EncodeEntry wrote; keys and values alias b.
+func DecodeEntry(b []byte) (*Entry, error) { panic("storage helper") }
+
+// CutEntry returns the entry with only the blocks that covers accepts,
+// encoded, without decoding their changes; any is false when none is left.
+func CutEntry(b []byte, covers func(KeyspaceID, Scope) bool) (cut []byte, any bool, err error) {
+	panic("storage helper")
+}
+
+// KeyspaceTotal is the digest of a whole keyspace.
+type KeyspaceTotal struct {
+	ID    KeyspaceID
+	Scope Scope
+	merkle.Total
+}
+
+// EncodeTotals and DecodeTotals are the bytes of a frame header's Totals.
+func EncodeTotals(t []KeyspaceTotal) []byte          { panic("storage helper") }
+func DecodeTotals(b []byte) ([]KeyspaceTotal, error) { panic("storage helper") }
+
+// ErrNotFound means that the keyspace holds no record of that key.
+var ErrNotFound = errors.New("no such record")
+
+// Damage is a record, leaf or total that does not hash to what was stored with it.
+type Damage struct {
+	File     string
+	Keyspace KeyspaceID
+	Key      []byte // record, or low key of the leaf
+	What     string
+}
+
+func (d *Damage) Error() string {
+	return fmt.Sprintf("%s: keyspace %s, key %q: %s", d.File, d.Keyspace, d.Key, d.What)
+}
