@@ -316,3 +316,24 @@ type Stats struct {
 }
 
 func (e *Engine) Stats() Stats { panic("engine helper") }
+
+// SystemVersion returns a number that changes with every applied entry that touched a system keyspace (and with every
+// sync of one): caches of mounts, policies and the like are valid as long as it stays the same.
+func (e *Engine) SystemVersion() uint64 { panic("engine helper") }
+
+// Offline is a store opened by a command while no server runs: nothing is changed.
+type Offline struct {
+	Identity Identity
+	Log      *wal.Log
+	State    *storage.State
+	History  []Reign
+}
+
+// Inspect opens a store read-only; damage that prevents it is a *boltfile.CorruptError.
+func Inspect(dir string) (*Offline, error) { panic("engine helper") }
+func (o *Offline) Close() error            { panic("engine helper") }
+
+// Check is Engine.Check on a stopped store, plus: log and state agree (replay of the log behind the checkpoint gives the digests of its frames).
+func (o *Offline) Check(ctx context.Context, progress func(stage string, done, total uint64)) (CheckReport, error) {
+	panic("engine helper")
+}
