@@ -1,0 +1,108 @@
+# Targets: `make help`. Nothing here needs a tool beside Go, git and a shell;
+# `make test` also needs a C compiler, for the race detector.
+
+ROUNDS   ?= 50
+SEED     ?=
+FUZZTIME ?= 10s
+DEMO     ?=
+
+GO       ?= go
+TOOL      = $(GO) tool -modfile=tools/go.mod
+GITSAFE   = git -c safe.directory='*'
+VERSION  ?= $(shell cat VERSION)
+COMMIT   ?= $(shell $(GITSAFE) rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+DATE     ?= $(shell $(GITSAFE) log -1 --format=%cI 2>/dev/null || echo unknown)
+LDFLAGS   = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.buildDate=$(DATE)
+BUILD     = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+
+# One recipe after the other, whatever -j says: the tests use every core themselves.
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@echo
+	@echo "  ROUNDS=$(ROUNDS) and SEED=... steer test-crash, FUZZTIME=$(FUZZTIME) each fuzz target, DEMO='-keep' the demo."
+
+.PHONY: setup
+setup: ## check the tools, download modules, build (safe to repeat)
+	@GO='$(GO)' scripts/setup.sh
+
+.PHONY: build
+build: ## build bin/lockstep
+	$(BUILD) -o bin/lockstep ./cmd/lockstep
+
+.PHONY: demo
+demo: build ## three clusters replicate real data before your eyes
+	bin/lockstep demo $(DEMO)
+
+.PHONY: test
+test: need-cc ## unit and end-to-end tests with the race detector
+	$(GO) test -race -timeout 10m ./...
+	cd test && $(GO) test -race -timeout 10m ./...
+
+.PHONY: check
+check: ## all that must pass before a change is merged; what CI runs
+	@$(MAKE) --no-print-directory check-format check-vet check-generated check-tidy check-lint
+	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory test-crash ROUNDS=$(ROUNDS) SEED=$(SEED)
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(FUZZTIME)
+	@echo "check: all passed"
+
+.PHONY: check-format
+check-format: ## gofmt, nothing rewritten
+	@bad=$$(gofmt -l $$(ls -d */ | grep -v '^bin/')); if [ -n "$$bad" ]; then \
+		echo "not formatted, run 'make format':"; echo "$$bad"; exit 1; fi
+
+.PHONY: check-vet
+check-vet: ## go vet, both modules
+	$(GO) vet ./...
+	cd test && $(GO) vet ./...
+
+.PHONY: check-lint
+check-lint: ## staticcheck, both modules
+	@mkdir -p bin
+	$(GO) build -modfile=tools/go.mod -o bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+	bin/staticcheck ./...
+	cd test && ../bin/staticcheck ./...
+
+.PHONY: check-generated
+check-generated: ## generated code is what proto/ says
+	@scripts/generate.sh -check
+
+.PHONY: check-tidy
+check-tidy: ## go.mod and go.sum say what is used, no more and no less
+	$(GO) mod tidy -diff
+	cd test && $(GO) mod tidy -diff
+
+.PHONY: generate
+generate: ## regenerate proto/replicationpb with the tools of tools/go.mod
+	@scripts/generate.sh
+
+.PHONY: format
+format: ## gofmt -w
+	gofmt -w $$(ls -d */ | grep -v '^bin/')
+
+.PHONY: test-crash
+test-crash: ## kill -9 under load, ROUNDS times; SEED repeats a run
+	cd test && $(GO) test -count=1 -timeout 0 ./crash -run '^TestCrash$$' -v -rounds=$(ROUNDS) $(if $(SEED),-seed=$(SEED))
+
+.PHONY: test-divergence
+test-divergence: ## rot in a secondary of 1,000,000 records: found, named, repaired
+	cd test && $(GO) test -count=1 -timeout 0 ./divergence -run '^TestDivergence$$' -v -records=1000000
+
+.PHONY: test-bootstrap
+test-bootstrap: ## fill a secondary with 1,000,000 records under load and kills
+	cd test && $(GO) test -count=1 -timeout 0 ./bootstrap -run '^TestBootstrap$$' -v -records=1000000
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME
+	@GO='$(GO)' scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: clean
+clean: ## remove what was built here (not Go's caches)
+	rm -rf bin .cache
+
+.PHONY: need-cc
+need-cc:
+	@scripts/need-cc.sh
