@@ -12,7 +12,17 @@ import (
 // KeyspaceID is a keyspace's uuid. It is never used twice.
 type KeyspaceID [16]byte
 
-func (id KeyspaceID) String() string { return hex.EncodeToString(id[:]) } // storage helper: print as a uuid
+// String prints it as a uuid.
+func (id KeyspaceID) String() string {
+	var b [36]byte
+	hex.Encode(b[0:8], id[0:4])
+	hex.Encode(b[9:13], id[4:6])
+	hex.Encode(b[14:18], id[6:8])
+	hex.Encode(b[19:23], id[8:10])
+	hex.Encode(b[24:36], id[10:16])
+	b[8], b[13], b[18], b[23] = '-', '-', '-', '-'
+	return string(b[:])
+}
 
 // The system's own data are two keyspaces that travel, one a scope, with fixed ids;
 // node-scope records never enter the log: see engine.Engine.NodePut.
@@ -32,9 +42,11 @@ const (
 
 // Limits on what a record may be; writers are refused above them.
 const (
-	MaxKey   = 16 << 10 // bytes of a key; bbolt's own limit is 32 KiB
-	MaxValue = 34 << 20 // bytes of a value: a request body of 32 MiB and its envelope
-	MaxEntry = 36 << 20 // bytes of an encoded entry
+	MaxKey       = 16 << 10 // bytes of a key, at least 1; bbolt's own limit is 32 KiB
+	MaxValue     = 34 << 20 // bytes of a value: a request body of 32 MiB and its envelope
+	MaxEntry     = 36 << 20 // bytes of an encoded entry
+	MaxChanges   = 1 << 18  // changes of an entry
+	MaxRequestID = 64       // bytes
 )
 
 // Record is one key and value of a keyspace, as read. Its slices must not be changed.
@@ -97,29 +109,12 @@ const (
 	SyncEnd   SyncKind = 3 // the spool was applied up to Until: consistent again
 )
 
-// EncodeEntry appends the entry's bytes to b: a header (nothing secret, no key names)
-// and one block per keyspace.
-func EncodeEntry(b []byte, e *Entry) []byte { panic("storage helper") }
-
-// DecodeEntry reads what EncodeEntry wrote; keys and values alias b.
-func DecodeEntry(b []byte) (*Entry, error) { panic("storage helper") }
-
-// CutEntry returns the entry with only the blocks that covers accepts,
-// encoded, without decoding their changes; any is false when none is left.
-func CutEntry(b []byte, covers func(KeyspaceID, Scope) bool) (cut []byte, any bool, err error) {
-	panic("storage helper")
-}
-
 // KeyspaceTotal is the digest of a whole keyspace.
 type KeyspaceTotal struct {
 	ID    KeyspaceID
 	Scope Scope
 	merkle.Total
 }
-
-// EncodeTotals and DecodeTotals are the bytes of a frame header's Totals.
-func EncodeTotals(t []KeyspaceTotal) []byte          { panic("storage helper") }
-func DecodeTotals(b []byte) ([]KeyspaceTotal, error) { panic("storage helper") }
 
 // ErrNotFound means that the keyspace holds no record of that key.
 var ErrNotFound = errors.New("no such record")
@@ -135,3 +130,12 @@ type Damage struct {
 func (d *Damage) Error() string {
 	return fmt.Sprintf("%s: keyspace %s, key %q: %s", d.File, d.Keyspace, d.Key, d.What)
 }
+
+// Malformed says why bytes are no entry or totals of this format, or why an
+// entry cannot be written: always the fault of who made them.
+type Malformed struct {
+	What string // "entry", "totals", …
+	Why  string
+}
+
+func (m *Malformed) Error() string { return fmt.Sprintf("malformed %s: %s", m.What, m.Why) }
