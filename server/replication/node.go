@@ -3,13 +3,14 @@ package replication
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/lockstepdb/lockstep/server/engine"
-	"github.com/lockstepdb/lockstep/storage"
 )
 
 // Kind is the kind of a replication set.
@@ -19,6 +20,11 @@ const (
 	DR          Kind = "dr"
 	Performance Kind = "performance"
 )
+
+// kinds in the order in which status lists them.
+var kinds = []Kind{DR, Performance}
+
+func (k Kind) valid() bool { return k == DR || k == Performance }
 
 // Mode is a cluster's part in a set, printed as Vault prints it.
 type Mode string
@@ -34,6 +40,10 @@ const (
 type Refused struct{ Reason string }
 
 func (r *Refused) Error() string { return r.Reason }
+
+func refuse(format string, args ...any) *Refused {
+	return &Refused{Reason: fmt.Sprintf(format, args...)}
+}
 
 // ErrUnreachable wraps what failed when the primary could not be asked; the API answers 500 (activation) or 503 (forwarding).
 var ErrUnreachable = errors.New("the primary cannot be reached")
@@ -56,85 +66,103 @@ type Config struct {
 	Now               func() time.Time
 }
 
+func (c *Config) validate() error {
+	switch {
+	case c.Engine == nil:
+		return errors.New("replication: Config.Engine is missing")
+	case c.Logger == nil:
+		return errors.New("replication: Config.Logger is missing")
+	case c.Version == "":
+		return errors.New("replication: Config.Version is missing")
+	}
+	if c.HeartbeatInterval <= 0 {
+		c.HeartbeatInterval = time.Second
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return nil
+}
+
 // Node is a cluster's part in its replication sets: at most one role in each.
-type Node struct{ _ int }
+type Node struct {
+	cfg     Config
+	engine  *engine.Engine
+	log     hclog.Logger
+	now     func() time.Time
+	peers   *peerTable      // what a primary knows of its secondaries while it runs
+	streams *streamTable    // live streams and calls by secondary: revocation cancels them
+	link    map[Kind]*link  // one for each kind, always: what a secondary knows of its primary
+	certs   *certificates   // the TLS keys in use
+	clients *clientListener // of the cluster port; nil until Run
 
-func New(cfg Config) (*Node, error) { panic("replication helper") }
+	admin sync.Mutex // held by operator's calls that change the role or the list of secondaries
 
-// Run serves the cluster port and the secondary's subscription until ctx ends.
-func (n *Node) Run(ctx context.Context) error { panic("replication helper") }
+	mu      sync.Mutex          // guards what follows
+	sets    map[Kind]*setConfig // nil entry: disabled; replaced, never changed
+	restart map[Kind]context.CancelCauseFunc
+	reindex reindexProgress
+	checked checkRecord
+}
+
+// New reads the cluster's part in its sets from the engine and starts nothing.
+func New(cfg Config) (*Node, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg:     cfg,
+		engine:  cfg.Engine,
+		log:     cfg.Logger.Named("replication"),
+		now:     cfg.Now,
+		peers:   newPeerTable(),
+		streams: newStreamTable(),
+		link:    map[Kind]*link{DR: newLink(), Performance: newLink()},
+		sets:    map[Kind]*setConfig{},
+		restart: map[Kind]context.CancelCauseFunc{},
+	}
+	n.certs = &certificates{node: n}
+	for _, k := range kinds {
+		set, err := n.loadSet(k)
+		if err != nil {
+			return nil, err
+		}
+		n.sets[k] = set
+		if set != nil && set.Mode == Secondary {
+			n.link[k].remember(set)
+		}
+	}
+	if err := n.loadChecked(); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
 
 // Mode returns the cluster's part in a set, as committed.
-func (n *Node) Mode(k Kind) Mode { panic("replication helper") }
-
-// ---- operator's calls; each is safe to repeat
-
-func (n *Node) EnablePrimary(ctx context.Context, k Kind, primaryClusterAddr string) (warning string, err error) {
-	panic("replication helper")
+func (n *Node) Mode(k Kind) Mode {
+	set := n.set(k)
+	switch {
+	case set == nil:
+		return Disabled
+	case set.Mode == Secondary && !set.Joined:
+		return Bootstrapping
+	default:
+		return set.Mode
+	}
 }
 
-// Activation is what secondary-token answers with.
-type Activation struct {
-	Token        string // secret: revealed to the caller only
-	Accessor     string
-	TTL          time.Duration
-	CreationTime time.Time
-	CreationPath string
-	Warning      string
+// set returns the configuration of a set, nil when this cluster has no part in it. A DR secondary has no part in a performance set,
+// though it holds a copy of its primary's.
+func (n *Node) set(k Kind) *setConfig {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if k == Performance {
+		if dr := n.sets[DR]; dr != nil && dr.Mode == Secondary {
+			return nil
+		}
+	}
+	return n.sets[k]
 }
-
-// SecondaryToken registers an id and mints its activation token. ttl 0 means 30 minutes, at most 24 hours.
-func (n *Node) SecondaryToken(ctx context.Context, k Kind, id string, ttl time.Duration) (*Activation, error) {
-	panic("replication helper")
-}
-func (n *Node) RevokeSecondary(ctx context.Context, k Kind, id string) error {
-	panic("replication helper")
-}
-
-// IsActivation reports whether a text is an activation token by its shape.
-func IsActivation(text string) bool { panic("replication helper") }
-
-// LookupActivation answers sys/wrapping/lookup for an activation token, without spending it.
-func (n *Node) LookupActivation(text string) (*Activation, error) { panic("replication helper") }
-
-// Redeem spends an activation token with a certificate request (PEM): the answer is what sys/wrapping/unwrap returns as data. Without a request it
-// is a *Refused and the token stays unspent.
-func (n *Node) Redeem(ctx context.Context, text, requestPEM, remote string) (map[string]any, error) {
-	panic("replication helper")
-}
-
-// SecondaryEnable are the parameters of secondary/enable.
-type SecondaryEnable struct {
-	Token, PrimaryAPIAddr, CAFile, CAPath string
-}
-
-// EnableSecondary checks first (the primary's API address, its CA, clock, version, cluster port, disk; the first that fails is named, with what to do), then spends the token, then switches to
-// a new empty store. Nothing is cleared before the primary accepted.
-func (n *Node) EnableSecondary(ctx context.Context, k Kind, p SecondaryEnable) (warning string, err error) {
-	panic("replication helper")
-}
-
-func (n *Node) Recover(ctx context.Context) (warning string, err error) { panic("replication helper") }
-
-// Reindex starts in the background; progress is in Status.
-func (n *Node) Reindex(ctx context.Context) (warning string, err error) { panic("replication helper") }
-
-// MerkleCheck hashes everything again and reports, changing nothing. On a secondary damage is repaired from the primary afterwards.
-func (n *Node) MerkleCheck(ctx context.Context) (*CorruptionReport, error) {
-	panic("replication helper")
-}
-
-// CorruptionReport is a check's result for the API.
-type CorruptionReport struct {
-	At     time.Time
-	Totals []storage.KeyspaceTotal
-	Report engine.CheckReport
-}
-
-// ---- status
-
-// Status is one set's status: the keys and types of sys/replication/<kind>/status data, ours added.
-func (n *Node) Status(k Kind) map[string]any { panic("replication helper") }
 
 // ---- forwarding
 
@@ -156,9 +184,4 @@ type ForwardedAnswer struct {
 	Header http.Header
 	Body   []byte
 	Index  uint64 // of the primary's log; 0 when nothing was written
-}
-
-// Forward sends a request to the primary and waits, 2 s at most, until this cluster has passed the index that it committed; late says that it has not.
-func (n *Node) Forward(ctx context.Context, f *Forwarded) (answer *ForwardedAnswer, late bool, err error) {
-	panic("replication helper")
 }

@@ -1,0 +1,117 @@
+package replication
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lockstepdb/lockstep/merkle"
+	"github.com/lockstepdb/lockstep/wal"
+)
+
+// connectedFor is how many heartbeat intervals may pass without an echo before a peer counts as disconnected.
+const connectedFor = 3
+
+// resumes counts how streams began, by the answer to the hello.
+type resumes struct {
+	Continue, Repair, Rewind, Bootstrap uint64
+}
+
+func (r *resumes) count(a AnswerKind) {
+	switch a {
+	case Continue:
+		r.Continue++
+	case Repair:
+		r.Repair++
+	case Rewind:
+		r.Rewind++
+	case Bootstrap:
+		r.Bootstrap++
+	}
+}
+
+// peerState is what a primary knows of one secondary since it started; Acked is also restored from the stored record.
+type peerState struct {
+	ID            string
+	APIAddr       string
+	ClusterAddr   string
+	State         string    // as the secondary names its own state
+	Streams       int       // live subscriptions
+	LastHeartbeat time.Time // zero: none yet
+	RoundTrip     time.Duration
+	ClockSkew     time.Duration // this clock minus the secondary's, not corrected for the round trip
+	CanaryAge     time.Duration // lag on this cluster's clock: now minus the time of the first entry not yet acknowledged
+	Acked         wal.Position  // durable there, in this log
+	Root          merkle.RootHash
+	RootIndex     uint64 // index of this log at which Root was verified there; 0: none yet
+	Resumes       resumes
+	DiffBytes     uint64 // of diff and sync sent to it
+	SyncBytes     uint64
+}
+
+// peerTable holds the peers of each kind. Its methods may be called from any goroutine.
+type peerTable struct {
+	mu    sync.Mutex // guards what follows
+	peers map[Kind]map[string]*peerState
+	moved chan struct{} // closed and replaced at each change of an acknowledged position
+}
+
+func newPeerTable() *peerTable {
+	return &peerTable{peers: map[Kind]map[string]*peerState{DR: {}, Performance: {}}, moved: make(chan struct{})}
+}
+
+// update changes the record of a secondary, making it when there is none.
+func (t *peerTable) update(k Kind, id string, change func(*peerState)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[k][id]
+	if p == nil {
+		p = &peerState{ID: id}
+		t.peers[k][id] = p
+	}
+	before := p.Acked
+	change(p)
+	if p.Acked != before {
+		close(t.moved)
+		t.moved = make(chan struct{})
+	}
+}
+
+// get returns a copy of a secondary's record; ok is false when there is none.
+func (t *peerTable) get(k Kind, id string) (p peerState, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r := t.peers[k][id]; r != nil {
+		return *r, true
+	}
+	return peerState{ID: id}, false
+}
+
+// all returns copies of all records of a kind, by id, and a channel that is closed when an acknowledged position moves.
+func (t *peerTable) all(k Kind) ([]peerState, <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]peerState, 0, len(t.peers[k]))
+	for _, p := range t.peers[k] {
+		out = append(out, *p)
+	}
+	slices.SortFunc(out, func(a, b peerState) int { return compareStrings(a.ID, b.ID) })
+	return out, t.moved
+}
+
+// forget drops a revoked secondary's record.
+func (t *peerTable) forget(k Kind, id string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.peers[k], id)
+}
+
+func compareStrings(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,63 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// errRevoked is the cause with which a revocation cancels live streams.
+var errRevoked = errors.New("this secondary was revoked: it needs a new activation token")
+
+// streamTable knows the live streams and calls of each secondary.
+type streamTable struct {
+	mu   sync.Mutex // guards live
+	live map[string]map[*context.CancelCauseFunc]struct{}
+}
+
+func newStreamTable() *streamTable {
+	return &streamTable{live: map[string]map[*context.CancelCauseFunc]struct{}{}}
+}
+
+func (t *streamTable) add(key string, cancel *context.CancelCauseFunc) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.live[key] == nil {
+		t.live[key] = map[*context.CancelCauseFunc]struct{}{}
+	}
+	t.live[key][cancel] = struct{}{}
+}
+
+func (t *streamTable) remove(key string, cancel *context.CancelCauseFunc) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.live[key], cancel)
+	if len(t.live[key]) == 0 {
+		delete(t.live, key)
+	}
+}
+
+// cut cancels everything of a secondary and returns how many streams that were.
+func (t *streamTable) cut(key string, cause error) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for cancel := range t.live[key] {
+		(*cancel)(cause)
+	}
+	return len(t.live[key])
+}
+
+// track returns a context that ends when ctx does, when the secondary is revoked (its cause is then a gRPC status error that says so), or
+// when done is called, which must happen. A stream handler passes it to everything that it starts.
+func (n *Node) track(ctx context.Context, p peer) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	n.streams.add(p.key(), &cancel)
+	// Revoked between the check of the certificate and now: the list was not yet told of this stream.
+	if err := n.enrolled(p); err != nil {
+		cancel(err)
+	}
+	return ctx, func() {
+		n.streams.remove(p.key(), &cancel)
+		cancel(nil)
+	}
+}
