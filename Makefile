@@ -7,12 +7,12 @@ FUZZTIME ?= 10s
 DEMO     ?=
 
 GO       ?= go
-TOOL      = $(GO) tool -modfile=tools/go.mod
 GITSAFE   = git -c safe.directory='*'
-VERSION  ?= $(shell cat VERSION)
+VERSION  ?=
 COMMIT   ?= $(shell $(GITSAFE) rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 DATE     ?= $(shell $(GITSAFE) log -1 --format=%cI 2>/dev/null || echo unknown)
-LDFLAGS   = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.buildDate=$(DATE)
+INFO      = github.com/lockstepdb/lockstep/internal/buildinfo
+LDFLAGS   = -s -w $(if $(VERSION),-X $(INFO).Version=$(VERSION)) -X $(INFO).Commit=$(COMMIT) -X $(INFO).Date=$(DATE)
 BUILD     = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 
 # One recipe after the other, whatever -j says: the tests use every core themselves.
@@ -61,10 +61,10 @@ check-vet: ## go vet, both modules
 
 .PHONY: check-lint
 check-lint: ## staticcheck, both modules
-	@mkdir -p bin
-	$(GO) build -modfile=tools/go.mod -o bin/staticcheck honnef.co/go/tools/cmd/staticcheck
-	bin/staticcheck ./...
-	cd test && ../bin/staticcheck ./...
+	@mkdir -p .cache/tools
+	$(GO) build -modfile=tools/go.mod -o .cache/tools/ honnef.co/go/tools/cmd/staticcheck
+	.cache/tools/staticcheck ./...
+	cd test && ../.cache/tools/staticcheck ./...
 
 .PHONY: check-generated
 check-generated: ## generated code is what proto/ says

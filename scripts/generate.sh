@@ -6,15 +6,21 @@ cd "$(dirname "$0")/.."
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-go tool -modfile=tools/go.mod buf generate proto --template proto/buf.gen.yaml -o "$tmp"
+mkdir -p .cache/tools
+go build -modfile=tools/go.mod -o .cache/tools/ github.com/bufbuild/buf/cmd/buf \
+	google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
+PATH="$PWD/.cache/tools:$PATH"
+(cd proto && buf lint && buf generate -o "$tmp")
 
 if [ "${1-}" = -check ]; then
-	if ! diff -ru "$tmp/proto/replicationpb" proto/replicationpb; then
+	mkdir -p "$tmp/have"
+	cp proto/replicationpb/*.pb.go "$tmp/have/"
+	if ! diff -ru "$tmp/have" "$tmp/replicationpb"; then
 		echo "generated code is out of date: run 'make generate' and commit what it changes" >&2
 		exit 1
 	fi
 	exit 0
 fi
 rm -f proto/replicationpb/*.pb.go
-cp "$tmp"/proto/replicationpb/*.pb.go proto/replicationpb/
+cp "$tmp"/replicationpb/*.pb.go proto/replicationpb/
 echo "generated: $(cd proto/replicationpb && ls ./*.pb.go | xargs)"
