@@ -1,8 +1,21 @@
 package wal
 
+import (
+	"errors"
+	"fmt"
+)
+
 // FormatVersion is the version of the segment and frame formats. A newer one
 // is refused by name.
 const FormatVersion = 1
+
+// Limits on a frame. Seal's caller keeps to them; Append and DecodeHeader refuse what does not.
+const (
+	MaxFrameEntries = 65_536   // entries of a frame
+	MaxEntryBytes   = 64 << 20 // bytes of one entry
+	MaxTotalsBytes  = 1 << 20  // bytes of Header.Totals
+	MaxFrameBytes   = 1 << 30  // bytes of all entries of a frame
+)
 
 // Hash is a SHA-256 sum.
 type Hash [32]byte
@@ -15,6 +28,9 @@ const (
 	FlagCompressed Flags = 1 << iota // reserved
 	FlagSealed                       // reserved
 )
+
+// knownFlags are those that this program can read.
+const knownFlags Flags = 0
 
 // Header opens a frame.
 type Header struct {
@@ -33,6 +49,12 @@ type Header struct {
 	Sum     uint32 // CRC-32C over the encoded header and all entries
 }
 
+// Last returns the index of the frame's last entry.
+func (h *Header) Last() uint64 { return h.First + uint64(h.Count) - 1 }
+
+// Position returns the place at the end of the frame.
+func (h *Header) Position() Position { return Position{h.Fork, h.Last()} }
+
 // Frame is the entries of one group commit of the cluster that first wrote
 // them: the unit of the log, the wire and an archive. It is never split,
 // merged or re-encoded. Its byte slices must not be changed once it was sealed.
@@ -41,26 +63,60 @@ type Frame struct {
 	Entries [][]byte
 }
 
-// Last returns the index of the frame's last entry.
-func (f *Frame) Last() uint64 { return f.First + uint64(f.Count) - 1 }
-
-// Position returns the place at the end of the frame.
-func (f *Frame) Position() Position { return Position{f.Fork, f.Last()} }
-
 // Seal fills Version, Count, Length, Prev, Chain and Sum; what else stands in
 // the header must be set before.
-func (f *Frame) Seal(prev Hash) { panic("wal helper") }
+func (f *Frame) Seal(prev Hash) {
+	f.Version = FormatVersion
+	f.Count = uint32(len(f.Entries))
+	f.Length = entryBytes(f.Entries)
+	f.Prev = prev
+	head := appendHashed(make([]byte, 0, headerSize(len(f.Totals))), &f.Header)
+	f.Chain = chainHash(head, f.Entries)
+	f.Sum = checksum(append(head, f.Chain[:]...), f.Entries)
+}
 
 // Verify checks checksum and chain hash against what the frame holds.
 // It does not know which frame came before: compare Prev for that.
-func (f *Frame) Verify() error { panic("wal helper") }
+func (f *Frame) Verify() error {
+	if err := f.verifySum(); err != nil {
+		return err
+	}
+	head := appendHashed(make([]byte, 0, headerSize(len(f.Totals))), &f.Header)
+	if chainHash(head, f.Entries) != f.Chain {
+		return f.wrong("its chain hash does not match what it holds")
+	}
+	return nil
+}
+
+// verifySum checks shape and checksum, which is enough to notice a buffer
+// that was changed after it was sealed.
+func (f *Frame) verifySum() error {
+	if err := f.validate(); err != nil {
+		return err
+	}
+	switch {
+	case len(f.Entries) != int(f.Count):
+		return f.wrong("it holds %d entries and its header says %d", len(f.Entries), f.Count)
+	case entryBytes(f.Entries) != f.Length:
+		return f.wrong("it holds %d bytes and its header says %d", entryBytes(f.Entries), f.Length)
+	}
+	head := appendHashed(make([]byte, 0, headerSize(len(f.Totals))), &f.Header)
+	if checksum(append(head, f.Chain[:]...), f.Entries) != f.Sum {
+		return f.wrong("its checksum does not match what it holds")
+	}
+	return nil
+}
+
+func (f *Frame) wrong(format string, args ...any) error {
+	return fmt.Errorf("frame at index %d: "+format, append([]any{f.First}, args...)...)
+}
 
 // EncodeHeader returns the header's bytes: as stored and as sent.
-func (f *Frame) EncodeHeader() []byte { panic("wal helper") }
+func (f *Frame) EncodeHeader() []byte { return encodeHeader(&f.Header) }
 
-// DecodeHeader reads what EncodeHeader wrote. A newer version is a
-// *VersionError.
-func DecodeHeader(b []byte) (Header, error) { panic("wal helper") }
+// DecodeHeader reads what EncodeHeader wrote; the result shares nothing with
+// b. A newer version is a *VersionError.
+func DecodeHeader(b []byte) (Header, error) { return decodeHeader(b) }
 
 // VersionError names a format version that this program does not read.
 type VersionError struct {
@@ -68,4 +124,14 @@ type VersionError struct {
 	Got, Have uint16
 }
 
-func (e *VersionError) Error() string { panic("wal helper") }
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("%s has format version %d; this program reads version %d: use the release that wrote it, or a newer one", e.What, e.Got, e.Have)
+}
+
+// Errors of DecodeHeader, one for each check.
+var (
+	ErrNoFrame    = errors.New("not a frame header: wrong magic")
+	ErrFlags      = errors.New("frame header has a flag that this program does not know")
+	ErrHeaderSize = errors.New("frame header has a wrong length")
+	ErrLimits     = errors.New("frame header is outside the limits")
+)

@@ -1,17 +1,22 @@
 package wal
 
 import (
-	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/lockstepdb/lockstep/internal/boltfile"
 )
 
 // Errors that a caller acts on.
 var (
-	ErrPoisoned = errors.New("the log refuses everything after a failed commit until it is reopened")
-	ErrGone     = errors.New("the log no longer holds this index")
-	ErrClosed   = errors.New("the log is closed")
+	ErrPoisoned  = errors.New("the log refuses everything after a failed commit until it is reopened")
+	ErrGone      = errors.New("the log no longer holds this index")
+	ErrBeyondEnd = errors.New("the log does not hold this index yet")
+	ErrClosed    = errors.New("the log is closed")
+	ErrReadOnly  = errors.New("the log was opened read-only")
+	ErrNotNext   = errors.New("the frame does not follow the end of the log")
 )
 
 // Config says how a log is kept. Zero fields mean the defaults named.
@@ -24,101 +29,184 @@ type Config struct {
 	ReadOnly       bool // for check and dump: changes nothing, prepares nothing
 }
 
-// Report tells what Open found.
-type Report struct {
-	First, Last uint64 // Last == First-1: empty
-	CutBytes    int64  // torn tail of an unacknowledged frame, cut
-	CutFile     string
-	Forks       []ForkStart // forks seen in the frames of the active (unsealed) segments, in order
+func (c *Config) fill() error {
+	if c.Dir == "" {
+		return errors.New("open log: no directory is given")
+	}
+	if c.SegmentBytes < 0 || c.SegmentEntries < 0 || c.RingBytes < 0 {
+		return fmt.Errorf("open log %s: sizes must not be negative", c.Dir)
+	}
+	setDefault(&c.SegmentBytes, 64<<20)
+	setDefault(&c.SegmentEntries, 262_144)
+	setDefault(&c.RingBytes, 64<<20)
+	return nil
 }
 
-// ForkStart is the birth of a fork as frames tell it.
-type ForkStart struct {
-	Ordinal uint64
-	Fork    Fork
-	First   uint64
+func setDefault[T int | int64](v *T, value T) {
+	if *v == 0 {
+		*v = value
+	}
 }
 
 // Log is a numbered, durable sequence of frames of opaque entries. One
 // goroutine appends; any number read. Append returning nil means durable.
-type Log struct{ _ int }
+type Log struct {
+	cfg     Config
+	meta    *meta
+	handles *handles
 
-// Open recovers the log of a directory. Of a torn tail it cuts what was never
-// acknowledged and reports it; anything else that is damaged is a
-// *boltfile.CorruptError naming file and place, and nothing is changed.
-func Open(cfg Config) (*Log, Report, error) { panic("wal helper") }
+	change sync.Mutex     // held by whatever changes the log: Append, Rotate, Truncate, Reset, Close
+	active *boltfile.File // the last segment's file while it takes frames; guarded by change
 
-// Close ends all readers and closes all files.
-func (l *Log) Close() error { panic("wal helper") }
+	life sync.RWMutex // held for reading during each read of a file, for writing by Close
 
-// Append writes sealed frames, in order, as one transaction with one sync.
-// They must follow the last frame: index without a gap, Prev equal to Chain().
-// After a failed commit the log is poisoned.
-func (l *Log) Append(frames ...*Frame) error { panic("wal helper") }
+	mu       sync.Mutex // guards what is below
+	base     place      // the place before the first frame held
+	end      place      // durable
+	segments []*segment // in order; only the last may be unsealed
+	ring     ring
+	resets   int           // readers of an earlier count are gone
+	wake     chan struct{} // closed and replaced when anything here changes
+	failed   error         // ErrPoisoned with its cause, or ErrClosed
+}
 
 // End returns the durable end of the log: position and chain hash of its last
 // frame, or what Reset said.
-func (l *Log) End() (Position, Hash) { panic("wal helper") }
+func (l *Log) End() (Position, Hash) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.end.Position, l.end.Chain
+}
 
 // First returns the first index still held; End().Index+1 when empty.
-func (l *Log) First() uint64 { panic("wal helper") }
+func (l *Log) First() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.base.Index + 1
+}
 
-// Bytes returns the size of the frames held from index on.
-func (l *Log) Bytes(from uint64) int64 { panic("wal helper") }
-
-// Frame returns the frame that holds index; ErrGone below First.
-func (l *Log) Frame(index uint64) (*Frame, error) { panic("wal helper") }
-
-// Reader returns a cursor whose first Next gives the frame that holds from.
-func (l *Log) Reader(from uint64) *Reader { panic("wal helper") }
-
-// Reader is a cursor over durable frames. It may outlive rotation; one
-// goroutine uses it.
-type Reader struct{ _ int }
-
-// Next waits for the next durable frame. ErrGone when retention overtook the
-// reader, ErrClosed when the log was closed. The frame is shared: read only.
-func (r *Reader) Next(ctx context.Context) (*Frame, error) { panic("wal helper") }
-
-// TryNext is Next that returns nil, nil instead of waiting.
-func (r *Reader) TryNext() (*Frame, error) { panic("wal helper") }
-
-// Truncate drops whole segments all of whose entries are below index: first
-// from the segment list, synced, then the files. It returns how many.
-func (l *Log) Truncate(below uint64) (int, error) { panic("wal helper") }
-
-// Rotate seals the active segment when it holds a frame, so that the next
-// Append opens a new one.
-func (l *Log) Rotate() error { panic("wal helper") }
-
-// Reset drops every frame and begins again after the given place, in one
-// synced change of the segment list together with the notes; files are
-// unlinked after it. Readers get ErrGone.
-func (l *Log) Reset(after Position, chain Hash, notes map[string][]byte) error { panic("wal helper") }
+// Bytes returns the size of the frames held from index on. Within the first
+// segment concerned it is in proportion to the entries, unless those frames are still in memory.
+func (l *Log) Bytes(from uint64) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n, ok := l.ring.bytesFrom(from); ok {
+		return n
+	}
+	var n int64
+	for _, s := range l.segments {
+		switch {
+		case s.empty() || s.end.Index < from:
+		case s.first >= from:
+			n += s.bytes
+		default:
+			n += int64(float64(s.bytes) * float64(s.end.Index-from+1) / float64(s.entries()))
+		}
+	}
+	return n
+}
 
 // Note returns a value kept beside the segment list; nil when there is none.
-func (l *Log) Note(key string) []byte { panic("wal helper") }
+// It must not be changed.
+func (l *Log) Note(key string) []byte { return l.meta.note(key) }
 
-// Notes calls fn for each note whose key has the prefix, in key order.
+// Notes calls fn for each note whose key has the prefix, in key order, as they
+// were when it was called.
 func (l *Log) Notes(prefix string, fn func(key string, value []byte) error) error {
-	panic("wal helper")
+	return l.meta.eachNote(prefix, fn)
 }
 
 // SetNotes writes notes (nil deletes) in one synced transaction. Safe for
 // concurrent use, also during Append.
-func (l *Log) SetNotes(notes map[string][]byte) error { panic("wal helper") }
-
-// Verify re-reads the frames with indexes in [from, to] from disk and checks every
-// checksum and the chain. Damage is passed to found, which may return an
-// error to stop; other errors are returned.
-func (l *Log) Verify(ctx context.Context, from, to uint64, found func(Damage) error) error {
-	panic("wal helper")
+func (l *Log) SetNotes(notes map[string][]byte) error {
+	if err := l.writable(); err != nil {
+		return err
+	}
+	return l.updateMeta(func(st *metaState) error { return st.setNotes(notes) })
 }
 
-// Damage is one place in a segment that does not read back as written.
-type Damage struct {
-	File  string
-	Index uint64 // first index of the frame concerned; 0 when unknown
-	What  string
-	Frame *Frame // what could still be decoded; may be nil
+// updateMeta changes meta.db; a failed commit poisons the log.
+func (l *Log) updateMeta(fn func(*metaState) error) error {
+	var refused error
+	err := l.meta.update(func(st *metaState) error {
+		refused = fn(st)
+		return refused
+	})
+	if err != nil && refused == nil {
+		return l.poison(err)
+	}
+	return err
+}
+
+// Close ends all readers and closes all files.
+func (l *Log) Close() error {
+	l.fail(ErrClosed)
+	l.change.Lock()
+	defer l.change.Unlock()
+	l.life.Lock()
+	defer l.life.Unlock()
+	err := l.handles.dropAll()
+	l.active = nil
+	if merr := l.meta.close(); err == nil {
+		err = merr
+	}
+	return err
+}
+
+// writable returns why the log takes no change, if so.
+func (l *Log) writable() error {
+	if l.cfg.ReadOnly {
+		return fmt.Errorf("%s: %w", l.cfg.Dir, ErrReadOnly)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failed
+}
+
+// poison makes the log refuse everything from now on. It returns the error that says so.
+func (l *Log) poison(cause error) error {
+	return l.fail(fmt.Errorf("%w: %w", ErrPoisoned, cause))
+}
+
+func (l *Log) fail(err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failed == nil || errors.Is(err, ErrClosed) {
+		l.failed = err
+	}
+	l.wakeLocked()
+	return l.failed
+}
+
+func (l *Log) closed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failed == ErrClosed
+}
+
+func (l *Log) wakeLocked() {
+	close(l.wake)
+	l.wake = make(chan struct{})
+}
+
+// last returns the last segment, nil when there is none.
+func (l *Log) lastLocked() *segment {
+	if len(l.segments) == 0 {
+		return nil
+	}
+	return l.segments[len(l.segments)-1]
+}
+
+// holdingLocked returns the segment that holds index, nil when none does.
+func (l *Log) holdingLocked(index uint64) *segment {
+	i, _ := slices.BinarySearchFunc(l.segments, index, func(s *segment, index uint64) int {
+		if s.end.Index < index {
+			return -1
+		}
+		return 1
+	})
+	if i == len(l.segments) || index < l.segments[i].first {
+		return nil
+	}
+	return l.segments[i]
 }

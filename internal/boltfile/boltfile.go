@@ -53,12 +53,16 @@ type File struct {
 // included, is a *CorruptError.
 func Open(path string, o Options) (*File, error) {
 	f := &File{path: path, opts: o}
-	if _, err := os.Lstat(path); err == nil || o.ReadOnly {
-		return f, f.open(path)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+	_, err := os.Lstat(path)
+	switch {
+	case err == nil || o.ReadOnly:
+		err = f.open(path)
+	case errors.Is(err, fs.ErrNotExist):
+		err = f.create()
+	default:
+		err = fmt.Errorf("open %s: %w", path, err)
 	}
-	if err := f.create(); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return f, nil
