@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/lockstepdb/lockstep/internal/client"
+)
+
+const statusHelp = `Usage: lockstep status [-format=json]
+
+Asks a running cluster for its health and its replication status. No token is
+needed. The address is VAULT_ADDR (https://127.0.0.1:8200), the CA's
+certificate VAULT_CACERT; LOCKSTEP_ADDR and LOCKSTEP_CACERT win over them.
+`
+
+var statusCommand = command{"status", "show a running cluster and its replication", statusHelp, runStatus}
+
+// clusterStatus is what -format=json prints.
+type clusterStatus struct {
+	Address     string                    `json:"address"`
+	Health      map[string]any            `json:"health"`
+	Replication map[string]map[string]any `json:"replication"`
+}
+
+func runStatus(ctx context.Context, c *console, args []string) error {
+	fs := newFlags("status")
+	format := fs.String("format", "table", "")
+	if err := parse(fs, args, 0, 0); err != nil {
+		return err
+	}
+	if err := checkFormat(*format); err != nil {
+		return err
+	}
+	api, err := client.FromEnvironment(os.Getenv)
+	if err != nil {
+		return err
+	}
+	s, err := askStatus(ctx, api)
+	if err != nil {
+		return err
+	}
+	if *format == "json" {
+		enc := json.NewEncoder(c.out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(s)
+	}
+	return s.print(c.out)
+}
+
+// healthPath asks for the answer whatever the cluster's condition: 299 for all.
+const healthPath = "sys/health?activecode=299&standbycode=299&drsecondarycode=299&performancestandbycode=299&uninitcode=299&sealedcode=299"
+
+func askStatus(ctx context.Context, api *client.Client) (*clusterStatus, error) {
+	s := &clusterStatus{Address: api.Address}
+	if err := api.Do(ctx, "GET", healthPath, nil, &s.Health); err != nil {
+		return nil, fmt.Errorf("ask %s for its health: %w", api.Address, err)
+	}
+	var answer struct {
+		Data map[string]map[string]any `json:"data"`
+	}
+	if err := api.Do(ctx, "GET", "sys/replication/status", nil, &answer); err != nil {
+		return nil, fmt.Errorf("ask %s for its replication status: %w", api.Address, err)
+	}
+	s.Replication = answer.Data
+	return s, nil
+}
+
+func (s *clusterStatus) print(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+	row(t, "Address", s.Address)
+	for _, f := range []field{{"Cluster", "cluster_name"}, {"Cluster id", "cluster_id"}, {"Version", "version"},
+		{"Initialized", "initialized"}, {"Sealed", "sealed"}} {
+		f.print(t, s.Health)
+	}
+	for _, set := range []struct{ title, key string }{{"DR", "dr"}, {"Performance", "performance"}} {
+		printSet(t, set.title, s.Replication[set.key])
+	}
+	return t.Flush()
+}
+
+// field is a row of the table: its title and the key of the status.
+type field struct{ title, key string }
+
+func (f field) print(w io.Writer, from map[string]any) {
+	if v, ok := from[f.key]; ok && text(v) != "" {
+		row(w, f.title, text(v))
+	}
+}
+
+// setFields are the rows of a replication set, in order; what a status does
+// not have is left out.
+var setFields = []field{
+	{"State", "state"}, {"Reason", "reason"}, {"Connection", "connection_state"}, {"Set", "cluster_id"}, {"Secondary id", "secondary_id"},
+	{"Primary", "primary_cluster_addr"}, {"Last index", "last_wal"}, {"Primary's index", "last_remote_wal"},
+	{"Lag, entries", "lag_entries"}, {"Lag, ms", "lag_ms"}, {"Root", "merkle_root"}, {"Damage found", "corrupted_merkle_tree"},
+	{"Resumed", "resumes"}, {"Diffs", "diffs"}, {"Syncs", "syncs"},
+}
+
+func printSet(w io.Writer, title string, status map[string]any) {
+	fmt.Fprintln(w)
+	row(w, title, text(status["mode"]))
+	for _, f := range setFields {
+		f.print(w, status)
+	}
+	for _, kind := range []string{"secondaries", "primaries"} {
+		peers, _ := status[kind].([]any)
+		for _, p := range peers {
+			if peer, ok := p.(map[string]any); ok {
+				row(w, "  "+strings.TrimSuffix(kind, "ies")+"y", peerLine(peer))
+			}
+		}
+	}
+}
+
+func peerLine(peer map[string]any) string {
+	var words []string
+	for _, key := range []string{"node_id", "api_address", "connection_status", "last_heartbeat"} {
+		if v := text(peer[key]); v != "" {
+			words = append(words, v)
+		}
+	}
+	return strings.Join(words, "  ")
+}
+
+func row(w io.Writer, title, value string) { fmt.Fprintf(w, "%s\t%s\n", title, value) }
+
+func text(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return ""
+	case float64:
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprint(v)
+}

@@ -1,0 +1,146 @@
+package server
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+)
+
+// validate looks at what the settings say together. It touches neither disk
+// nor network: Check does.
+func (p *parser) validate() {
+	c := p.cfg
+	p.required()
+	p.address("listener.address", c.Listener.Address)
+	if c.Listener.ClusterAddress != "" {
+		p.address("listener.cluster_address", c.Listener.ClusterAddress)
+	}
+	if c.APIAddr != "" {
+		p.url("api_addr", c.APIAddr)
+	} else if wildcard(c.Listener.Address) {
+		p.mistakes.add(p.at("listener.address"),
+			"address %s names no host that others could use: set api_addr", c.Listener.Address)
+	}
+	if c.ClusterAddr != "" {
+		p.url("cluster_addr", c.ClusterAddr)
+	}
+	p.limits()
+}
+
+func (p *parser) required() {
+	if p.cfg.DataDir == "" && !p.mentioned("storage") {
+		p.mistakes.add(p.top(), `no storage: add storage "bbolt" { path = "/var/lib/lockstep" }`)
+	}
+}
+
+// mentioned reports whether a mistake about a block was found already.
+func (p *parser) mentioned(kind string) bool {
+	for _, m := range p.mistakes {
+		if len(m.Text) >= len(kind) && m.Text[:len(kind)] == kind {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *parser) listenerTLS(b *hcl.Block) {
+	l := &p.cfg.Listener
+	switch {
+	case l.TLSDisable:
+	case l.TLSCertFile == "" && l.TLSKeyFile == "":
+		p.mistakes.add(b.DefRange, "listener has no certificate: set tls_cert_file and tls_key_file, or tls_disable = true")
+	case l.TLSCertFile == "":
+		p.mistakes.add(p.at("listener.tls_key_file"), "tls_key_file without tls_cert_file")
+	case l.TLSKeyFile == "":
+		p.mistakes.add(p.at("listener.tls_cert_file"), "tls_cert_file without tls_key_file")
+	}
+	if l.TLSMinVersion == 0 {
+		l.TLSMinVersion = tls.VersionTLS12
+	}
+}
+
+func (p *parser) limits() {
+	c := p.cfg
+	atLeast(p, "shutdown_timeout", c.ShutdownTimeout, time.Second)
+	atLeast(p, "listener.max_request_size", c.Listener.MaxRequestSize, 1<<10)
+	if p.has("listener.max_request_size") && c.Listener.MaxRequestSize > defaultMaxRequestSize {
+		p.mistakes.add(p.at("listener.max_request_size"), "max_request_size: at most 32MiB")
+	}
+	r := &c.Replication
+	atLeast(p, "replication.checkpoint_bytes", r.CheckpointBytes, 4<<10)
+	atLeast(p, "replication.checkpoint_interval", r.CheckpointInterval, 10*time.Millisecond)
+	atLeast(p, "replication.segment_bytes", r.SegmentBytes, 4<<10)
+	atLeast(p, "replication.retain_bytes", r.RetainBytes, 4<<10)
+	atLeast(p, "replication.retain_age", r.RetainAge, 10*time.Millisecond)
+	atLeast(p, "replication.heartbeat_interval", r.HeartbeatInterval, 10*time.Millisecond)
+}
+
+func atLeast[T time.Duration | int64](p *parser, name string, got, least T) {
+	if p.has(name) && got < least {
+		p.mistakes.add(p.at(name), "%v is too little: at least %v", got, least)
+	}
+}
+
+func (p *parser) has(name string) bool { _, ok := p.seen[name]; return ok }
+
+// at returns where a setting stands; the top of the file when it does not.
+func (p *parser) at(name string) hcl.Range {
+	if r, ok := p.seen[name]; ok {
+		return r
+	}
+	return p.top()
+}
+
+func (p *parser) top() hcl.Range { return hcl.Range{Filename: p.name} }
+
+func (p *parser) address(name, value string) {
+	if _, _, err := splitAddress(value); err != nil {
+		p.mistakes.add(p.at(name), "%v", err)
+	}
+}
+
+func (p *parser) url(name, value string) {
+	if err := checkURL(value); err != nil {
+		p.mistakes.add(p.at(name), "%s: %v", name, err)
+	}
+}
+
+// splitAddress takes host:port apart. An empty host means all addresses.
+func splitAddress(address string) (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, fmt.Errorf("address %q: want host:port", address)
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return "", 0, fmt.Errorf("address %q: port %q is no number from 0 to 65535", address, text)
+	}
+	return host, int(n), nil
+}
+
+func checkURL(text string) error {
+	u, err := url.Parse(text)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") {
+		return errors.New(`want an address with its scheme, such as "https://node.example:8200"`)
+	}
+	if u.Hostname() == "" || u.User != nil || u.RawQuery != "" || (u.Path != "" && u.Path != "/") {
+		return errors.New("want scheme, host and port only")
+	}
+	return nil
+}
+
+// wildcard reports whether an address to listen on is all of a machine's.
+func wildcard(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "" || (ip != nil && ip.IsUnspecified())
+}

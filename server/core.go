@@ -1,0 +1,280 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/lockstepdb/lockstep/internal/buildinfo"
+	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/server/replication"
+	"github.com/lockstepdb/lockstep/server/vault"
+)
+
+// switchGrace is how long requests to the old core may still take once a new
+// generation is live.
+const switchGrace = 2 * time.Second
+
+// core is one generation at work: its engine, its part in replication, its
+// API. A change of generation ends it; the next one is made anew.
+type core struct {
+	node *node
+	gen  *Generation
+	log  hclog.Logger
+
+	engine      *engine.Engine
+	replication *replication.Node
+	vault       *vault.Core
+
+	switching sync.Mutex    // one Switch at a time
+	switched  chan struct{} // closed when another generation became live
+	role      engine.Role   // of that one
+}
+
+// runCore opens the live generation and serves it until ctx ends, another
+// generation becomes live (again is true), or a part of it fails.
+func (n *node) runCore(ctx context.Context) (again bool, err error) {
+	c, err := n.openCore()
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		if closed := c.engine.Close(); err == nil && closed != nil {
+			err = fmt.Errorf("close the store: %w", closed)
+		}
+	}()
+	return c.run(ctx)
+}
+
+func (n *node) openCore() (*core, error) {
+	gen, err := n.liveGeneration()
+	if err != nil {
+		return nil, err
+	}
+	c := &core{node: n, gen: gen, log: n.log, switched: make(chan struct{})}
+	if err := c.openEngine(); err != nil {
+		return nil, err
+	}
+	if err := c.build(); err != nil {
+		return nil, errors.Join(err, c.engine.Close())
+	}
+	return c, nil
+}
+
+// liveGeneration returns the live generation of a tidied directory; the first
+// start makes one.
+func (n *node) liveGeneration() (*Generation, error) {
+	if err := n.dir.Tidy(); err != nil {
+		return nil, err
+	}
+	return n.dir.CurrentOrFirst(n.cfg.ClusterName)
+}
+
+func (c *core) openEngine() error {
+	eng, report, err := engine.Open(engineConfig(c.node.cfg, c.gen, c.log))
+	if err != nil {
+		return fmt.Errorf("open the store in %s: %w", c.gen.Dir, err)
+	}
+	c.engine = eng
+	logReport(c.log, c.gen, report)
+	return nil
+}
+
+func engineConfig(cfg *Config, gen *Generation, log hclog.Logger) engine.Config {
+	r := cfg.Replication
+	return engine.Config{
+		Dir:                gen.Dir,
+		Role:               gen.Role,
+		Logger:             log,
+		CheckpointBytes:    r.CheckpointBytes,
+		CheckpointInterval: r.CheckpointInterval,
+		SegmentBytes:       r.SegmentBytes,
+		SegmentEntries:     r.SegmentEntries,
+		RetainBytes:        r.RetainBytes,
+		RetainAge:          r.RetainAge,
+		MinFree:            cfg.minFree(),
+	}
+}
+
+// minFree is the engine's: there zero means the default, here it means none.
+func (c *Config) minFree() int64 {
+	if c.MinFree == 0 {
+		return -1
+	}
+	return c.MinFree
+}
+
+func logReport(log hclog.Logger, gen *Generation, r engine.Report) {
+	fields := []any{"generation", gen.Name, "first", r.WAL.First, "last", r.WAL.Last, "replayed", r.Replayed, "took", r.Took}
+	if r.OutcomeUnknown > 0 {
+		fields = append(fields, "kept_unacknowledged", r.OutcomeUnknown)
+	}
+	log.Info("store opened", fields...)
+	if r.WAL.CutBytes > 0 {
+		log.Warn("cut the torn end of a write that was never acknowledged", "file", r.WAL.CutFile, "bytes", r.WAL.CutBytes)
+	}
+	if r.LogSetAside != "" {
+		log.Warn("the log was damaged and was set aside; its place is found again by sync", "file", r.LogSetAside)
+	}
+	if r.ReindexNeeded {
+		log.Warn("the index does not agree with the records: reindex is needed")
+	}
+}
+
+func (c *core) build() error {
+	n, info := c.node, buildinfo.Read()
+	var err error
+	vaultConfig := vault.Config{
+		Engine:      c.engine,
+		Logger:      c.log,
+		Version:     info.Version,
+		BuildDate:   info.Date,
+		APIAddr:     n.addresses.API,
+		ClusterAddr: n.addresses.Cluster,
+		MaxBody:     n.cfg.Listener.MaxRequestSize,
+	}
+	if n.cfg.Dev != nil {
+		vaultConfig.DevRootToken = n.cfg.Dev.RootToken
+	}
+	if c.vault, err = vault.New(vaultConfig); err != nil {
+		return fmt.Errorf("start the API: %w", err)
+	}
+	c.replication, err = replication.New(replication.Config{
+		Engine:            c.engine,
+		Logger:            c.log,
+		APIAddr:           n.addresses.API,
+		ClusterAddr:       n.addresses.Cluster,
+		ClusterBind:       n.clusterBind,
+		Version:           info.Version,
+		FreeDisk:          n.dir.FreeDisk,
+		Switch:            c.switchTo,
+		Handle:            c.vault.Handle,
+		HeartbeatInterval: n.cfg.Replication.HeartbeatInterval,
+	})
+	if err != nil {
+		return fmt.Errorf("start replication: %w", err)
+	}
+	c.vault.SetReplication(c.replication)
+	return nil
+}
+
+// part is one of a core's two long-running halves.
+type part struct {
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func start(run func(context.Context) error) part {
+	ctx, cancel := context.WithCancel(context.Background())
+	p := part{cancel: cancel, done: make(chan error, 1)}
+	go func() { p.done <- run(ctx) }()
+	return p
+}
+
+// run starts engine, replication and API in this order, waits for a reason to
+// end, and stops them in the opposite one. It has waited for both goroutines
+// when it returns.
+func (c *core) run(ctx context.Context) (again bool, err error) {
+	eng := start(c.engine.Run)
+	if err := c.initDev(ctx); err != nil {
+		eng.cancel()
+		return false, errors.Join(err, <-eng.done)
+	}
+	repl := start(c.replication.Run)
+	c.node.gate.open(c.vault)
+	c.node.announce()
+
+	var engineEnded, replicationEnded bool
+	select {
+	case <-ctx.Done():
+	case <-c.switched:
+		again = true
+	case err = <-eng.done:
+		engineEnded, err = true, ended("the store", err)
+	case err = <-repl.done:
+		replicationEnded, err = true, ended("replication", err)
+	}
+
+	c.endRequests(again, err)
+	repl.cancel()
+	if !replicationEnded {
+		err = errors.Join(err, <-repl.done)
+	}
+	eng.cancel()
+	if !engineEnded {
+		err = errors.Join(err, <-eng.done)
+	}
+	return again && err == nil, err
+}
+
+// ended makes sure that a part that ends by itself is an error.
+func ended(what string, err error) error {
+	if err == nil {
+		return fmt.Errorf("internal error: %s ended by itself", what)
+	}
+	return err
+}
+
+// endRequests shuts the gate and waits for the requests behind it: a moment
+// after a switch or failure, the server's own limit (which ends the process)
+// when it shuts down.
+func (c *core) endRequests(again bool, failure error) {
+	g := &c.node.gate
+	why, grace := waiting{reason: "the server is shutting down"}, c.node.cfg.ShutdownTimeout/2
+	switch {
+	case failure != nil:
+		why.reason, grace = "the server stops after a failure; its log names it", 0
+	case again:
+		why, grace = changing(c.role), switchGrace
+	}
+	if s := g.shut(why); s != nil {
+		s.drain(grace)
+	}
+	c.node.lingering.drain(grace)
+	c.node.lingering = nil
+}
+
+func changing(to engine.Role) waiting {
+	return waiting{reason: "the cluster's role is changing: try again in a moment", becoming: &to}
+}
+
+func (c *core) initDev(ctx context.Context) error {
+	dev := c.node.cfg.Dev
+	if dev == nil || c.gen.Secondary {
+		return nil
+	}
+	if err := c.vault.DevInit(ctx, dev.RootToken); err != nil {
+		return fmt.Errorf("initialise the development server: %w", err)
+	}
+	return nil
+}
+
+// switchTo is replication.Config.Switch. From the moment that the gate is
+// shut no write is acknowledged that the switch would leave behind.
+func (c *core) switchTo(id engine.Identity, role engine.Role, notes map[string][]byte) error {
+	c.switching.Lock()
+	defer c.switching.Unlock()
+	select {
+	case <-c.switched:
+		return errors.New("the cluster's role is changing already")
+	default:
+	}
+	next, err := c.node.dir.Prepare(id, role, true, notes)
+	if err != nil {
+		return err
+	}
+	g := &c.node.gate
+	s := g.shut(changing(role))
+	if err := c.node.dir.Adopt(next); err != nil {
+		g.reopen(s)
+		return err
+	}
+	c.log.Info("another generation is live", "from", c.gen.Name, "to", next.Name)
+	c.node.lingering, c.role = s, role
+	close(c.switched)
+	return nil
+}

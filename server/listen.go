@@ -1,0 +1,136 @@
+package server
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/net/netutil"
+)
+
+// Limits on what a client may hold.
+const (
+	readHeaderTimeout = 10 * time.Second
+	bodyReadTimeout   = 30 * time.Second // for each piece of a body
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 64 << 10
+	maxConnections    = 8192
+)
+
+// certificate is the listener's key pair; it can be exchanged while it serves.
+type certificate struct {
+	certFile, keyFile string
+	pair              atomic.Pointer[tls.Certificate]
+}
+
+// load reads the files anew; on an error the pair stays what it was.
+func (c *certificate) load() error {
+	pair, err := loadKeyPair(c.certFile, c.keyFile)
+	if err != nil {
+		return err
+	}
+	c.pair.Store(pair)
+	return nil
+}
+
+func loadKeyPair(certFile, keyFile string) (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("read certificate %s and key %s: %w", certFile, keyFile, err)
+	}
+	if pair.Leaf == nil {
+		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
+			return nil, fmt.Errorf("read certificate %s: %w", certFile, err)
+		}
+	}
+	return &pair, nil
+}
+
+func (c *certificate) tlsConfig(minVersion uint16) *tls.Config {
+	if minVersion == 0 {
+		minVersion = tls.VersionTLS12
+	}
+	return &tls.Config{
+		MinVersion: minVersion,
+		NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return c.pair.Load(), nil
+		},
+	}
+}
+
+// listen binds the API's address. cert is nil without TLS.
+func listen(l Listener) (ln net.Listener, cert *certificate, err error) {
+	if !l.TLSDisable {
+		cert = &certificate{certFile: l.TLSCertFile, keyFile: l.TLSKeyFile}
+		if err := cert.load(); err != nil {
+			return nil, nil, err
+		}
+	}
+	ln, err = net.Listen("tcp", l.Address)
+	if err != nil {
+		return nil, nil, fmt.Errorf("listen on %s: %w", l.Address, err)
+	}
+	return ln, cert, nil
+}
+
+// newHTTPServer returns the API's server: limits on everything that a client
+// could hold, its own complaints in our log.
+func newHTTPServer(h http.Handler, log hclog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           patience{h},
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+	}
+}
+
+// serve answers requests until the server is shut down.
+func serve(srv *http.Server, ln net.Listener, cert *certificate, minVersion uint16) error {
+	ln = netutil.LimitListener(ln, maxConnections)
+	var err error
+	if cert == nil {
+		err = srv.Serve(ln)
+	} else {
+		srv.TLSConfig = cert.tlsConfig(minVersion)
+		err = srv.ServeTLS(ln, "", "")
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve the API: %w", err)
+}
+
+// patience gives each piece of a request's body a time of its own. A limit on
+// the whole request would also end long calls such as merkle-check.
+type patience struct{ next http.Handler }
+
+func (p patience) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = &patientBody{ReadCloser: r.Body, control: http.NewResponseController(w)}
+	}
+	p.next.ServeHTTP(w, r)
+}
+
+type patientBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+}
+
+func (b *patientBody) Read(p []byte) (int, error) {
+	// A connection without deadlines is one of a test's; it has no slow client.
+	_ = b.control.SetReadDeadline(time.Now().Add(bodyReadTimeout))
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}

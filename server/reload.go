@@ -1,0 +1,50 @@
+package server
+
+import (
+	"context"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// reloadLoop reads certificates and log level again whenever it is told to.
+func (n *node) reloadLoop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.cfg.Reload:
+			notify(n.log, notifyReloading())
+			n.reload()
+			notify(n.log, notifyReady)
+		}
+	}
+}
+
+// reload takes what may change while the server runs. A file that is wrong
+// changes nothing: the server goes on as it was.
+func (n *node) reload() {
+	if err := n.reloadConfig(); err != nil {
+		n.log.Error("reload: nothing was changed", "error", err)
+		return
+	}
+	n.log.Info("reloaded certificates and log level")
+}
+
+func (n *node) reloadConfig() error {
+	fresh := n.cfg
+	if n.cfg.File != "" {
+		var err error
+		if fresh, err = ReadConfig(n.cfg.File); err != nil {
+			return err
+		}
+	}
+	if n.cert != nil {
+		next := &certificate{certFile: fresh.Listener.TLSCertFile, keyFile: fresh.Listener.TLSKeyFile}
+		if err := next.load(); err != nil {
+			return err
+		}
+		n.cert.pair.Store(next.pair.Load())
+	}
+	n.log.SetLevel(hclog.LevelFromString(fresh.LogLevel))
+	return nil
+}
