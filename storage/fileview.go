@@ -1,0 +1,199 @@
+package storage
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"sync/atomic"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/lockstepdb/lockstep/internal/boltfile"
+	"github.com/lockstepdb/lockstep/merkle"
+	"github.com/lockstepdb/lockstep/wal"
+)
+
+// fileView is the file as one finished transaction left it: a read transaction
+// shared by all readers, and a copy of what the checkpointer knew then.
+type fileView struct {
+	state     *State
+	tx        *bolt.Tx
+	refs      atomic.Int64
+	gen       uint64
+	keyspaces map[KeyspaceID]*viewInfo
+	pos       wal.Position
+	chain     wal.Hash
+}
+
+type viewInfo struct {
+	info
+	leaves *merkle.Leaves // never changed
+}
+
+// newView opens a view of the file as it is now, with one reference. The keyspaces in touched are
+// copied anew, others taken from the present view; nil means all. The caller is the checkpointer.
+func (s *State) newView(mark *Mark, touched map[KeyspaceID]struct{}) (*fileView, error) {
+	v := &fileView{state: s, gen: s.gen + 1, pos: mark.Applied, chain: mark.Chain}
+	if touched == nil || s.view == nil {
+		v.keyspaces = make(map[KeyspaceID]*viewInfo, len(s.disk))
+		for id := range s.disk {
+			v.keyspaces[id] = s.disk[id].view()
+		}
+	} else {
+		v.keyspaces = maps.Clone(s.view.keyspaces)
+		for id := range touched {
+			if d := s.disk[id]; d != nil {
+				v.keyspaces[id] = d.view()
+			}
+		}
+	}
+	tx, err := s.file.Begin()
+	if err != nil {
+		return nil, err
+	}
+	v.tx = tx
+	v.refs.Store(1)
+	return v, nil
+}
+
+func (d *diskInfo) view() *viewInfo {
+	return &viewInfo{info: d.info, leaves: d.leaves.Clone()}
+}
+
+// ref takes a reference; the caller holds s.mu, so that there is still one.
+func (v *fileView) ref() *fileView {
+	v.refs.Add(1)
+	return v
+}
+
+func (v *fileView) unref() {
+	if v.refs.Add(-1) == 0 {
+		_ = v.state.file.Guard(v.tx.Rollback) // ends a reading: nothing can be lost
+	}
+}
+
+// rows returns the bucket of a keyspace's rows; nil when there is none. To be
+// called under Guard.
+func (v *fileView) rows(ks KeyspaceID) *bolt.Bucket {
+	return v.tx.Bucket(bucketName(prefixRows, ks))
+}
+
+// get returns a record with its value, hashed and found right.
+func (v *fileView) get(ks KeyspaceID, key []byte) (Record, error) {
+	var found bool
+	r := Record{Key: key}
+	err := v.read(func() error {
+		row, ok, err := v.row(ks, key)
+		if err != nil || !ok {
+			return err
+		}
+		found = true
+		r.Digest, r.Index = row.digest, row.index
+		r.Value = bytes.Clone(row.value)
+		return nil
+	})
+	switch {
+	case err != nil:
+		return Record{}, err
+	case !found:
+		return Record{}, ErrNotFound
+	case v.state.keys.key(ks).Record(key, r.Value) != r.Digest:
+		return Record{}, v.state.found(ks, key, "the record does not hash to its digest")
+	}
+	if r.Value == nil {
+		r.Value = []byte{}
+	}
+	return r, nil
+}
+
+// old returns a record's digest and index, its value unread.
+func (v *fileView) old(ks KeyspaceID, key []byte) (o Old, err error) {
+	o.Gen = v.gen
+	err = v.read(func() error {
+		row, ok, err := v.row(ks, key)
+		o.Digest, o.Present, o.Index = row.digest, ok, row.index
+		return err
+	})
+	return o, err
+}
+
+// row finds a row; ok is false when the file, as far as the leaf's total can tell, never held it.
+// To be called under Guard.
+func (v *fileView) row(ks KeyspaceID, key []byte) (r row, ok bool, err error) {
+	if len(key) == 0 || v.keyspaces[ks] == nil {
+		return r, false, nil
+	}
+	if b := v.rows(ks); b != nil {
+		if value := b.Get(key); value != nil {
+			r, err = decodeRow(key, value)
+			if err != nil {
+				return row{}, false, v.rowError(ks, key, err)
+			}
+			return r, true, nil
+		}
+	}
+	rows, err := v.leafRows(ks, key)
+	if err != nil {
+		return r, false, err
+	}
+	for i := range rows {
+		if bytes.Equal(rows[i].key, key) {
+			return r, false, v.state.found(ks, key, "the record is there but cannot be found by its key: a page above it is damaged")
+		}
+	}
+	return r, false, nil
+}
+
+// leafRow is one row of a leaf; key and row alias the file's page.
+type leafRow struct {
+	key []byte
+	row
+}
+
+// leafRows returns the rows of the leaf that key belongs to, all of them: their check sums and the leaf's
+// total are compared. To be called under Guard.
+func (v *fileView) leafRows(ks KeyspaceID, key []byte) ([]leafRow, error) {
+	k := v.keyspaces[ks]
+	leaf, high, last := k.leaves.Find(key)
+	var have merkle.Total
+	var rows []leafRow
+	if b := v.rows(ks); b != nil {
+		c := b.Cursor()
+		for key, value := c.Seek([]byte(leaf.Low)); key != nil && (last || string(key) < high); key, value = c.Next() {
+			if have.Count == leaf.Count || value == nil {
+				have.Count++
+				break
+			}
+			if len(rows) > 0 && bytes.Compare(rows[len(rows)-1].key, key) >= 0 || string(key) < leaf.Low {
+				return nil, v.state.found(ks, key, "the record is out of order")
+			}
+			r, err := decodeRow(key, value)
+			if err != nil {
+				return nil, v.rowError(ks, key, err)
+			}
+			have.Replace(nil, &r.digest)
+			rows = append(rows, leafRow{key, r})
+		}
+	}
+	if have != leaf.Total {
+		return nil, v.state.found(ks, []byte(leaf.Low), "the leaf that starts here does not hold what it did: %d of %d records, or others", len(rows), leaf.Count)
+	}
+	return rows, nil
+}
+
+// rowError tells a damaged row from one that a newer program wrote.
+func (v *fileView) rowError(ks KeyspaceID, key []byte, err error) error {
+	if _, ok := err.(*wal.VersionError); ok {
+		return fmt.Errorf("%s: keyspace %s, key %q: %w", v.state.opts.Path, ks, key, err)
+	}
+	return v.state.found(ks, key, "the record cannot be read: %v", err)
+}
+
+// read runs fn, which reads the file's pages, and turns a fault into an error and reports it.
+func (v *fileView) read(fn func() error) error {
+	err := v.state.file.Guard(fn)
+	if c, ok := err.(*boltfile.CorruptError); ok {
+		v.state.opts.Found(Damage{File: c.File, What: c.Error()})
+	}
+	return err
+}
