@@ -57,11 +57,12 @@ type parser struct {
 	name     string
 	cfg      *Config
 	mistakes Mistakes
-	seen     map[string]hcl.Range // where each setting stands, by "block.name"
+	seen     map[string]hcl.Range // where each block and setting stands, by "block.name"
+	taken    map[string]bool      // settings whose values could be taken
 }
 
 func newParser(name string) *parser {
-	p := &parser{name: name, cfg: defaults(), seen: map[string]hcl.Range{}}
+	p := &parser{name: name, cfg: defaults(), seen: map[string]hcl.Range{}, taken: map[string]bool{}}
 	p.cfg.File = name
 	return p
 }
@@ -178,22 +179,26 @@ func (p *parser) block(prefix string, body hcl.Body, settings []setting, blocks 
 	}
 	for _, s := range settings {
 		if a, ok := content.Attributes[s.name]; ok {
-			p.seen[strings.TrimPrefix(prefix+"."+s.name, ".")] = a.Range
-			p.assign(a, s)
+			name := strings.TrimPrefix(prefix+"."+s.name, ".")
+			p.seen[name] = a.Range
+			p.taken[name] = p.assign(a, s)
 		}
 	}
 	return content.Blocks
 }
 
-func (p *parser) assign(a *hcl.Attribute, s setting) {
+// assign reports whether the value could be taken.
+func (p *parser) assign(a *hcl.Attribute, s setting) bool {
 	v, found := a.Expr.Value(nil)
 	if found.HasErrors() {
 		p.mistakes.addDiagnostics(p.name, found)
-		return
+		return false
 	}
 	if err := s.set(v); err != nil {
 		p.mistakes.add(a.Range, "%s: %v", s.name, err)
+		return false
 	}
+	return true
 }
 
 // single returns the one block of a type. A second one, or one with another
@@ -201,6 +206,7 @@ func (p *parser) assign(a *hcl.Attribute, s setting) {
 func (p *parser) single(blocks hcl.Blocks, kind, want string) *hcl.Block {
 	var first *hcl.Block
 	for _, b := range blocks.OfType(kind) {
+		p.seen[kind] = b.DefRange
 		switch {
 		case want != "" && b.Labels[0] != want:
 			p.mistakes.add(b.DefRange, "%s %q: only %q exists", kind, b.Labels[0], want)

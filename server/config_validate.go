@@ -34,19 +34,9 @@ func (p *parser) validate() {
 }
 
 func (p *parser) required() {
-	if p.cfg.DataDir == "" && !p.mentioned("storage") {
+	if !p.has("storage") {
 		p.mistakes.add(p.top(), `no storage: add storage "bbolt" { path = "/var/lib/lockstep" }`)
 	}
-}
-
-// mentioned reports whether a mistake about a block was found already.
-func (p *parser) mentioned(kind string) bool {
-	for _, m := range p.mistakes {
-		if len(m.Text) >= len(kind) && m.Text[:len(kind)] == kind {
-			return true
-		}
-	}
-	return false
 }
 
 func (p *parser) listenerTLS(b *hcl.Block) {
@@ -69,7 +59,7 @@ func (p *parser) limits() {
 	c := p.cfg
 	atLeast(p, "shutdown_timeout", c.ShutdownTimeout, time.Second)
 	atLeast(p, "listener.max_request_size", c.Listener.MaxRequestSize, 1<<10)
-	if p.has("listener.max_request_size") && c.Listener.MaxRequestSize > defaultMaxRequestSize {
+	if p.taken["listener.max_request_size"] && c.Listener.MaxRequestSize > defaultMaxRequestSize {
 		p.mistakes.add(p.at("listener.max_request_size"), "max_request_size: at most 32MiB")
 	}
 	r := &c.Replication
@@ -82,7 +72,7 @@ func (p *parser) limits() {
 }
 
 func atLeast[T time.Duration | int64](p *parser, name string, got, least T) {
-	if p.has(name) && got < least {
+	if p.taken[name] && got < least {
 		p.mistakes.add(p.at(name), "%v is too little: at least %v", got, least)
 	}
 }
