@@ -2,18 +2,29 @@ package vault
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
 	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 
+	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
+	"github.com/lockstepdb/lockstep/storage"
 )
 
 // Config says what a Core needs.
 type Config struct {
 	Engine      *engine.Engine
-	Logger      hclog.Logger
+	Logger      hclog.Logger // nil: no log
 	Version     string
 	BuildDate   string
 	APIAddr     string
@@ -21,25 +32,222 @@ type Config struct {
 	// DevRootToken, in dev mode, is valid as a root token whatever the store says, also on a cluster that became a secondary.
 	DevRootToken string
 	MaxBody      int64 // bytes; 32 MiB
+	Now          func() time.Time
 }
+
+const defaultMaxBody = 32 << 20
 
 // Core is the Vault-compatible face of one cluster: mounts, tokens, policies, KV, sys.
-type Core struct{ _ int }
+type Core struct {
+	cfg    Config
+	engine *engine.Engine
+	log    hclog.Logger
+	now    func() time.Time
+	routes []route
+	node   atomic.Pointer[nodeRef]
+	snap   atomic.Pointer[snapshot]
 
-func New(cfg Config) (*Core, error) { panic("vault helper") }
+	// mountsMu makes mount table changes one after the other: the sequencer cannot list, and whether a path is free
+	// depends on all paths.
+	mountsMu sync.Mutex
+	// familyMu is held for writing while a token's children become orphans, for reading while a child is made: a child
+	// made in between would die with a parent that it no longer has.
+	familyMu sync.RWMutex
 
-// SetReplication gives the core its node, before it serves (the node needs Handle, the core the node).
-func (c *Core) SetReplication(n *replication.Node) { panic("vault helper") }
-
-func (c *Core) ServeHTTP(w http.ResponseWriter, r *http.Request) { panic("vault helper") }
-
-// Handle executes a request that a performance secondary forwarded (replication.Config.Handle).
-func (c *Core) Handle(ctx context.Context, f *replication.Forwarded) *replication.ForwardedAnswer {
-	panic("vault helper")
+	movesMu sync.Mutex
+	moves   []moved // the last remounts, newest last
 }
 
-// DevInit initialises an empty store with the given root token and a KV v2 mount at secret/; nothing when it is initialised.
-func (c *Core) DevInit(ctx context.Context, rootToken string) error { panic("vault helper") }
+// node is what the core asks of replication.Node; tests put a loopback between two cores in its place.
+type node interface {
+	Mode(k replication.Kind) replication.Mode
+	Status(k replication.Kind) map[string]any
+	EnablePrimary(ctx context.Context, k replication.Kind, primaryClusterAddr string) (string, error)
+	SecondaryToken(ctx context.Context, k replication.Kind, id string, ttl time.Duration) (*replication.Activation, error)
+	RevokeSecondary(ctx context.Context, k replication.Kind, id string) error
+	LookupActivation(text string) (*replication.Activation, error)
+	Redeem(ctx context.Context, text, requestPEM, remote string) (map[string]any, error)
+	EnableSecondary(ctx context.Context, k replication.Kind, p replication.SecondaryEnable) (string, error)
+	Recover(ctx context.Context) (string, error)
+	Reindex(ctx context.Context) (string, error)
+	MerkleCheck(ctx context.Context) (*replication.CorruptionReport, error)
+	Forward(ctx context.Context, f *replication.Forwarded) (*replication.ForwardedAnswer, bool, error)
+}
 
-// MintRoot writes a new root token into a store that no server runs (Engine.Run must be running in the calling command) and returns it.
-func MintRoot(ctx context.Context, e *engine.Engine) (token string, err error) { panic("vault helper") }
+type nodeRef struct{ node }
+
+// New makes a core; it starts nothing.
+func New(cfg Config) (*Core, error) {
+	if cfg.Engine == nil {
+		return nil, errors.New("vault: Config.Engine is missing")
+	}
+	if cfg.MaxBody == 0 {
+		cfg.MaxBody = defaultMaxBody
+	}
+	if cfg.MaxBody < 0 || cfg.MaxBody > defaultMaxBody {
+		return nil, fmt.Errorf("vault: Config.MaxBody is %d, it must be from 1 to %d bytes", cfg.MaxBody, defaultMaxBody)
+	}
+	c := &Core{cfg: cfg, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now, routes: routeTable()}
+	if c.log == nil {
+		c.log = hclog.NewNullLogger()
+	}
+	c.log = c.log.Named("vault")
+	if c.now == nil {
+		c.now = time.Now
+	}
+	return c, nil
+}
+
+// SetReplication gives the core its node, before it serves (the node needs Handle, the core the node).
+func (c *Core) SetReplication(n *replication.Node) { c.setNode(n) }
+
+func (c *Core) setNode(n node) { c.node.Store(&nodeRef{n}) }
+
+// replicator is the node, or a refusal when the core has none.
+func (c *Core) replicator() (node, error) {
+	if n := c.node.Load(); n != nil {
+		return n.node, nil
+	}
+	return nil, refuse(errUnavailable, "replication is not running on this server")
+}
+
+func (c *Core) mode(k replication.Kind) replication.Mode {
+	if n := c.node.Load(); n != nil {
+		return n.Mode(k)
+	}
+	return replication.Disabled
+}
+
+func (c *Core) ServeHTTP(w http.ResponseWriter, h *http.Request) {
+	r := &request{ctx: h.Context(), id: uuid.NewString(), remote: h.RemoteAddr}
+	defer c.recovered(w, r)
+	if !strings.HasPrefix(h.URL.Path, "/v1/") {
+		answer{http.StatusNotFound, errorBody(nil)}.write(w)
+		return
+	}
+	if err := r.parse(h); err != nil {
+		c.encodeError(r, err).write(w)
+		return
+	}
+	if r.path == "sys/health" {
+		c.serveHealth(w, h)
+		return
+	}
+	r.openBody = func() ([]byte, error) { return readBody(w, h, c.cfg.MaxBody) }
+	rep, err := c.perform(r)
+	a := c.encodeReply(r, rep, err)
+	if r.wrapTTL > 0 && a.status < 300 && a.status != http.StatusNoContent && (rep == nil || rep.wrap == nil) {
+		a = c.wrapAnswer(r, a)
+	}
+	a.write(w)
+}
+
+// recovered answers 500 when a handler panicked, and logs it once. The client learns nothing of the panic.
+func (c *Core) recovered(w http.ResponseWriter, r *request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if p == http.ErrAbortHandler {
+		panic(p)
+	}
+	c.logPanic(r, p)
+	answer{http.StatusInternalServerError, errorBody([]string{internalText(r)})}.write(w)
+}
+
+func (c *Core) logPanic(r *request, p any) {
+	c.log.Error("handler panicked", "path", r.path, "request_id", r.id, "error", fmt.Sprint(p), "stack", string(debug.Stack()))
+}
+
+func internalText(r *request) string {
+	return "internal error; the server's log tells more under request_id " + r.id
+}
+
+// space is a keyspace and how far it travels.
+type space struct {
+	id    storage.KeyspaceID
+	scope storage.Scope
+}
+
+var (
+	shared  = space{storage.SystemReplicated, storage.Replicated}
+	private = space{storage.SystemLocal, storage.Local}
+)
+
+func (s space) put(key string, value []byte) engine.Write {
+	return engine.Write{Keyspace: s.id, Scope: s.scope, Change: storage.Change{Op: storage.Put, Key: []byte(key), Value: value}}
+}
+
+func (s space) del(key string) engine.Write {
+	return engine.Write{Keyspace: s.id, Scope: s.scope, Change: storage.Change{Op: storage.Delete, Key: []byte(key)}}
+}
+
+func (s space) drop() engine.Write {
+	return engine.Write{Keyspace: s.id, Scope: s.scope, Change: storage.Change{Op: storage.Drop}}
+}
+
+func (s space) key(key string) engine.Key { return engine.Key{Keyspace: s.id, Key: []byte(key)} }
+
+// get reads one record; ok is false when there is none.
+func (c *Core) get(s space, key string) (value []byte, ok bool, err error) {
+	rec, err := c.engine.Get(s.id, []byte(key))
+	return found(rec, err)
+}
+
+// read is get for the function of a transaction.
+func read(rd engine.Reader, s space, key string) (value []byte, ok bool, err error) {
+	rec, err := rd.Get(s.id, []byte(key))
+	return found(rec, err)
+}
+
+func found(rec storage.Record, err error) ([]byte, bool, error) {
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return rec.Value, true, nil
+}
+
+// commit makes a transaction durable in the name of a request.
+func (c *Core) commit(r *request, tx *engine.Tx) error {
+	if r.forwarded != nil {
+		tx.RequestID = r.id
+	}
+	done, err := c.engine.Do(r.ctx, tx)
+	if err != nil {
+		return err
+	}
+	r.committed = max(r.committed, done.Position.Index)
+	return nil
+}
+
+// prefixEnd is the least key above all keys that begin with prefix, which must not be empty or end in 0xff.
+func prefixEnd(prefix string) []byte {
+	end := []byte(prefix)
+	end[len(end)-1]++
+	return end
+}
+
+// randomText returns n random characters of base 62.
+func randomText(n int) string {
+	const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	out := make([]byte, 0, n)
+	var b [64]byte
+	for len(out) < n {
+		_, _ = rand.Read(b[:]) // never fails
+		for _, x := range b {
+			if x < 248 && len(out) < n { // 248 = 4 × 62: no character is likelier than another
+				out = append(out, alphabet[x%62])
+			}
+		}
+	}
+	return string(out)
+}
+
+func randomHex(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}

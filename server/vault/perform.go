@@ -1,0 +1,272 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/lockstepdb/lockstep/server/replication"
+)
+
+const (
+	performance = replication.Performance
+	dr          = replication.DR
+)
+
+// perform answers a client's request: may this cluster answer it now, who asks, may they, and where is it executed.
+func (c *Core) perform(r *request) (*reply, error) {
+	rt, rest, known := c.findRoute(r.op, r.path)
+	r.rest = rest
+	if err := c.gate(rt); err != nil {
+		return nil, err
+	}
+	if rt == nil || rt.flags&open == 0 {
+		if err := c.authenticate(r); err != nil {
+			return nil, err
+		}
+	}
+	if r.op == opWrite || r.op == opPatch {
+		body, err := r.openBody()
+		if err != nil {
+			return nil, err
+		}
+		r.body = body
+	}
+	if rt != nil {
+		return c.performRoute(r, rt)
+	}
+	if known {
+		return nil, c.refuseKnown(r)
+	}
+	return c.performMount(r)
+}
+
+// gate refuses what the cluster's present part in its sets does not allow, before anything is read.
+func (c *Core) gate(rt *route) error {
+	flags := 0
+	if rt != nil {
+		flags = rt.flags
+	}
+	if flags&early != 0 && flags&open != 0 && flags&onDR != 0 {
+		return nil
+	}
+	drMode, perfMode := c.mode(dr), c.mode(performance)
+	switch {
+	case drMode == replication.Bootstrapping || perfMode == replication.Bootstrapping:
+		return refuse(errUnavailable, "this cluster is being filled from its primary: wait until sys/replication/status shows mode secondary, then repeat")
+	case drMode == replication.Secondary && flags&onDR == 0:
+		return refuse(errInvalid, "path disabled in replication DR secondary mode")
+	}
+	ready, err := c.initialised()
+	if err != nil {
+		return err
+	}
+	if !ready && flags&early == 0 {
+		return refuse(errUnavailable, "this cluster is not initialised: call PUT /v1/sys/init (vault operator init) first")
+	}
+	return nil
+}
+
+// refuseKnown tells a permitted caller that the path exists but not for this verb.
+func (c *Core) refuseKnown(r *request) error {
+	if !r.caller.acl.allows(r.op, r.path, false) {
+		return denied()
+	}
+	return refuse(errMethod, "unsupported operation")
+}
+
+func (c *Core) performRoute(r *request, rt *route) (*reply, error) {
+	if rt.flags&(open|anyToken) == 0 && !r.caller.acl.allows(r.op, r.path, rt.flags&sudo != 0) {
+		return nil, denied()
+	}
+	if rt.flags&toShared != 0 && r.forwarded == nil && c.mode(performance) == replication.Secondary {
+		stays, err := rt.staysHere(c, r)
+		if err != nil {
+			return nil, err
+		}
+		if !stays {
+			return c.forward(r)
+		}
+	}
+	return rt.run(c, r)
+}
+
+func (rt *route) staysHere(c *Core, r *request) (bool, error) {
+	if rt.stays == nil {
+		return false, nil
+	}
+	return rt.stays(c, r)
+}
+
+// performMount answers a request below a mount.
+func (c *Core) performMount(r *request) (*reply, error) {
+	snap, err := c.current()
+	if err != nil {
+		return nil, err
+	}
+	r.mount, r.rest = snap.mounts.route(r.path)
+	if err := c.authoriseData(r); err != nil {
+		return nil, err
+	}
+	if r.mount == nil {
+		return nil, noRoute(r)
+	}
+	if r.op == opWrite && strings.HasSuffix(r.path, "/") {
+		return nil, refuse(errInvalid, "cannot write to a path ending in '/'")
+	}
+	writes := r.op == opWrite || r.op == opPatch || r.op == opDelete
+	if writes && !r.mount.Local && r.forwarded == nil && c.mode(performance) == replication.Secondary {
+		return c.forward(r)
+	}
+	if r.mount.version() == 2 {
+		return c.kv2(r)
+	}
+	return c.kv1(r)
+}
+
+func noRoute(r *request) error {
+	if strings.HasPrefix(r.path, "sys/") || strings.HasPrefix(r.path, "auth/") {
+		return refuse(errUnsupported, "unsupported path")
+	}
+	return refuse(errUnsupported, "no handler for route %q: no secrets engine is mounted there", r.path)
+}
+
+// authoriseData asks the policies about a path below a mount. A write needs create where nothing is yet and update where
+// something is; the store is asked only if the policies make a difference.
+func (c *Core) authoriseData(r *request) error {
+	if r.op != opWrite {
+		if !r.caller.acl.allows(r.op, r.path, false) {
+			return denied()
+		}
+		return nil
+	}
+	caps := r.caller.acl.on(r.path)
+	if caps&(capCreate|capUpdate) == capCreate|capUpdate {
+		return nil
+	}
+	if caps&(capCreate|capUpdate) == 0 {
+		return denied()
+	}
+	exists := true
+	if r.mount != nil {
+		var err error
+		if exists, err = c.exists(r.mount, r.rest); err != nil {
+			return err
+		}
+	}
+	if exists && caps&capUpdate == 0 || !exists && caps&capCreate == 0 {
+		return denied()
+	}
+	return nil
+}
+
+// exists tells whether a write to a path below a mount would change something that is there.
+func (c *Core) exists(m *mount, rest string) (bool, error) {
+	key := rest
+	if m.version() == 2 {
+		part, path, _ := strings.Cut(rest, "/")
+		if part != "data" && part != "metadata" {
+			return true, nil
+		}
+		key = metaKey(path)
+	}
+	_, ok, err := c.get(m.space(), key)
+	return ok, err
+}
+
+// forward sends a whole request to the primary and gives back its answer.
+func (c *Core) forward(r *request) (*reply, error) {
+	n, err := c.replicator()
+	if err != nil {
+		return nil, err
+	}
+	got, late, err := n.Forward(r.ctx, &replication.Forwarded{
+		Method: r.method, Path: r.path, Query: r.query.Encode(), Header: forwardedHeader(r), Body: r.body,
+		RequestID: r.id, Policies: r.caller.policies, DisplayName: r.caller.displayName,
+	})
+	if errors.Is(err, replication.ErrUnreachable) {
+		c.log.Warn("a write could not be forwarded", "path", r.path, "request_id", r.id, "error", err)
+		return nil, refuse(errUnavailable, "the primary of this performance secondary cannot be reached: writes to what is shared wait for it, reads and local mounts go on")
+	}
+	if err != nil {
+		return nil, err
+	}
+	rep := &reply{sent: &answer{got.Status, got.Body}}
+	if late {
+		return rep, rep.warnSent("the primary has committed this write, this cluster has not received it yet: reads here may be stale")
+	}
+	return rep, nil
+}
+
+// forwardedHeader is what of a request's header changes its meaning.
+func forwardedHeader(r *request) http.Header {
+	h := http.Header{}
+	if r.op == opPatch {
+		h.Set("Content-Type", "application/merge-patch+json")
+	}
+	return h
+}
+
+// Handle executes a request that a performance secondary forwarded (replication.Config.Handle). The secondary has
+// authenticated its client; the policies are judged once more, by their text here. Only writes of shared scope are executed:
+// a secondary reaches nothing that is local to this cluster.
+func (c *Core) Handle(ctx context.Context, f *replication.Forwarded) (out *replication.ForwardedAnswer) {
+	r := &request{ctx: ctx, id: f.RequestID, method: f.Method, header: f.Header, forwarded: f}
+	defer func() {
+		if p := recover(); p != nil {
+			c.logPanic(r, p)
+			out = &replication.ForwardedAnswer{Status: http.StatusInternalServerError, Body: errorBody([]string{internalText(r)})}
+		}
+	}()
+	rep, err := c.performForwarded(r, f)
+	a := c.encodeReply(r, rep, err)
+	return &replication.ForwardedAnswer{
+		Status: a.status, Header: http.Header{"Content-Type": {"application/json"}}, Body: a.body, Index: r.committed,
+	}
+}
+
+func (c *Core) performForwarded(r *request, f *replication.Forwarded) (*reply, error) {
+	if err := r.parseForwarded(f, c.cfg.MaxBody); err != nil {
+		return nil, err
+	}
+	rt, rest, known := c.findRoute(r.op, r.path)
+	r.rest = rest
+	if err := c.gate(rt); err != nil {
+		return nil, err
+	}
+	snap, err := c.current()
+	if err != nil {
+		return nil, err
+	}
+	acl, err := c.aclOf(snap, f.Policies)
+	if err != nil {
+		return nil, err
+	}
+	r.caller = &caller{policies: f.Policies, displayName: f.DisplayName, acl: acl}
+	if rt == nil && !known {
+		return c.performForwardedMount(r, snap)
+	}
+	if rt == nil || rt.flags&toShared == 0 {
+		return nil, notShared()
+	}
+	stays, err := rt.staysHere(c, r)
+	if err != nil {
+		return nil, err
+	}
+	if stays {
+		return nil, notShared()
+	}
+	return c.performRoute(r, rt)
+}
+
+func (c *Core) performForwardedMount(r *request, snap *snapshot) (*reply, error) {
+	if m, _ := snap.mounts.route(r.path); m != nil && m.Local {
+		return nil, notShared()
+	}
+	return c.performMount(r)
+}
+
+func notShared() error {
+	return refuse(errInvalid, "only writes to what a primary shares with its performance secondaries can be forwarded")
+}

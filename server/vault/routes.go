@@ -1,0 +1,167 @@
+package vault
+
+import "strings"
+
+// handler answers one route. A nil reply without an error is 204.
+type handler func(c *Core, r *request) (*reply, error)
+
+// flags of a route.
+const (
+	open     = 1 << iota // needs no token: nothing is told that it should not, or the handler authorises by itself
+	anyToken             // a valid token suffices, whatever its policies say: the handler looks at them
+	sudo                 // needs the sudo capability too
+	onDR                 // served on a DR secondary
+	early                // served before the cluster is initialised and while it is filled
+	toShared             // writes replicated scope: a performance secondary forwards it
+)
+
+// route is one line of the table. The path's '*' stands for one or more whole segments.
+type route struct {
+	methods string
+	path    string
+	flags   int
+	run     handler
+	stays   func(c *Core, r *request) (bool, error) // of toShared: whether this one writes local scope
+}
+
+// routeTable is everything that the API has outside mounts. POST means PUT as well, LIST means GET with ?list=true as well.
+func routeTable() []route {
+	const rep, legacy = "sys/replication/", "sys/replication/"
+	return []route{
+		{"GET", "sys/seal-status", open | onDR | early, (*Core).sealStatus, nil},
+		{"GET", "sys/leader", open | onDR | early, (*Core).leader, nil},
+		{"GET", "sys/init", open | onDR | early, (*Core).initStatus, nil},
+		{"POST", "sys/init", open | early, in((*Core).initialise), nil},
+
+		{"GET", "sys/mounts", 0, (*Core).listMounts, nil},
+		{"GET", "sys/mounts/*/tune", 0, (*Core).readTune, nil},
+		{"POST", "sys/mounts/*/tune", toShared, in((*Core).tuneMount), (*Core).mountStays},
+		{"GET", "sys/mounts/*", 0, (*Core).readMount, nil},
+		{"POST", "sys/mounts/*", toShared, in((*Core).enableMount), (*Core).enableStays},
+		{"DELETE", "sys/mounts/*", toShared, (*Core).disableMount, (*Core).mountStays},
+		{"POST", "sys/remount", toShared | sudo, in((*Core).remount), (*Core).remountStays},
+		{"GET", "sys/remount/status/*", 0, (*Core).remountStatus, nil},
+		{"GET", "sys/internal/ui/mounts", open, (*Core).uiMounts, nil},
+		{"GET", "sys/internal/ui/mounts/*", anyToken, (*Core).uiMount, nil},
+		{"GET", "sys/auth", 0, (*Core).listAuth, nil},
+
+		{"GET LIST", "sys/policies/acl", 0, (*Core).listPolicies, nil},
+		{"GET", "sys/policies/acl/*", 0, (*Core).readPolicy, nil},
+		{"POST", "sys/policies/acl/*", toShared, in((*Core).writePolicy), nil},
+		{"DELETE", "sys/policies/acl/*", toShared, (*Core).deletePolicy, nil},
+		{"GET LIST", "sys/policy", 0, (*Core).listPoliciesLegacy, nil},
+		{"GET", "sys/policy/*", 0, (*Core).readPolicyLegacy, nil},
+		{"POST", "sys/policy/*", toShared, in((*Core).writePolicy), nil},
+		{"DELETE", "sys/policy/*", toShared, (*Core).deletePolicy, nil},
+		{"POST", "sys/capabilities", 0, in((*Core).capabilities), nil},
+		{"POST", "sys/capabilities-accessor", 0, in((*Core).capabilitiesAccessor), nil},
+		{"POST", "sys/capabilities-self", anyToken, in((*Core).capabilitiesSelf), nil},
+
+		{"POST", "sys/wrapping/wrap", 0, (*Core).wrap, nil},
+		{"POST GET", "sys/wrapping/lookup", open, in((*Core).wrapLookup), nil},
+		{"POST", "sys/wrapping/unwrap", open, in((*Core).unwrap), nil},
+		{"POST", "sys/wrapping/rewrap", open, in((*Core).rewrap), nil},
+
+		{"POST", "auth/token/create", 0, in((*Core).createToken), nil},
+		{"POST", "auth/token/create-orphan", sudo, in((*Core).createOrphan), nil},
+		{"GET", "auth/token/lookup-self", 0, (*Core).lookupSelf, nil},
+		{"POST", "auth/token/lookup-self", 0, (*Core).lookupSelf, nil},
+		{"POST GET", "auth/token/lookup", 0, in((*Core).lookupToken), nil},
+		{"POST", "auth/token/lookup-accessor", 0, in((*Core).lookupAccessor), nil},
+		{"POST", "auth/token/renew", 0, in((*Core).renewToken), nil},
+		{"POST", "auth/token/renew-self", 0, in((*Core).renewSelf), nil},
+		{"POST", "auth/token/renew-accessor", 0, in((*Core).renewAccessor), nil},
+		{"POST", "auth/token/revoke", 0, in((*Core).revokeToken), nil},
+		{"POST", "auth/token/revoke-self", 0, (*Core).revokeSelf, nil},
+		{"POST", "auth/token/revoke-accessor", 0, in((*Core).revokeAccessor), nil},
+		{"POST", "auth/token/revoke-orphan", sudo, in((*Core).revokeOrphan), nil},
+		{"LIST", "auth/token/accessors", sudo, (*Core).listAccessors, nil},
+
+		{"GET", rep + "status", open | onDR | early, (*Core).statusAll, nil},
+		{"GET", rep + "performance/status", open | onDR | early, statusOf(performance), nil},
+		{"GET", rep + "dr/status", open | onDR | early, statusOf(dr), nil},
+		{"POST", rep + "recover", onDR, (*Core).recoverSet, nil},
+		{"POST", rep + "reindex", onDR | sudo, in((*Core).reindex), nil},
+		{"POST", rep + "merkle-check", onDR, (*Core).merkleCheck, nil},
+
+		{"POST", rep + "performance/primary/enable", 0, in(enablePrimary(performance, false)), nil},
+		{"POST", rep + "performance/primary/secondary-token", sudo, in(secondaryToken(performance)), nil},
+		{"POST", rep + "performance/primary/revoke-secondary", 0, in(revokeSecondary(performance)), nil},
+		{"POST", rep + "performance/secondary/enable", 0, in(enableSecondary(performance, false)), nil},
+		{"POST", rep + "dr/primary/enable", 0, in(enablePrimary(dr, false)), nil},
+		{"POST", rep + "dr/primary/secondary-token", sudo, in(secondaryToken(dr)), nil},
+		{"POST", rep + "dr/primary/revoke-secondary", 0, in(revokeSecondary(dr)), nil},
+		{"POST", rep + "dr/secondary/enable", 0, in(enableSecondary(dr, false)), nil},
+
+		{"POST", legacy + "primary/enable", 0, in(enablePrimary(performance, true)), nil},
+		{"GET POST", legacy + "primary/secondary-token", sudo, in(secondaryToken(performance)), nil},
+		{"POST", legacy + "primary/revoke-secondary", 0, in(revokeSecondary(performance)), nil},
+		{"POST", legacy + "secondary/revoke-secondary", 0, in(revokeSecondary(performance)), nil},
+		{"POST", legacy + "secondary/enable", 0, in(enableSecondary(performance, true)), nil},
+	}
+}
+
+// in makes a handler of a function that takes typed parameters. Parameters that it does not know are named in a warning.
+func in[P any](run func(c *Core, r *request, p *P) (*reply, error)) handler {
+	return func(c *Core, r *request) (*reply, error) {
+		p, unknown, err := params[P](r)
+		if err != nil {
+			return nil, err
+		}
+		rep, err := run(c, r, p)
+		if rep != nil && len(unknown) > 0 && (r.op == opWrite || r.op == opPatch) {
+			rep.warn("these parameters are not known here and were ignored: " + strings.Join(unknown, ", "))
+		}
+		return rep, err
+	}
+}
+
+func params[P any](r *request) (p *P, unknown []string, err error) {
+	f, err := r.fields()
+	if err != nil {
+		return nil, nil, err
+	}
+	p = new(P)
+	unknown, err = f.decode(p)
+	return p, unknown, err
+}
+
+// findRoute returns the route of a path and what its '*' stands for. known says that the path exists, if only for other methods.
+func (c *Core) findRoute(op operation, path string) (rt *route, rest string, known bool) {
+	path = strings.TrimSuffix(path, "/")
+	for i := range c.routes {
+		rest, ok := matchRoute(c.routes[i].path, path)
+		if !ok {
+			continue
+		}
+		known = true
+		if c.routes[i].accepts(op) {
+			return &c.routes[i], rest, true
+		}
+	}
+	return nil, "", known
+}
+
+func (rt *route) accepts(op operation) bool {
+	for method := range strings.FieldsSeq(rt.methods) {
+		if methodOps[method] == op {
+			return true
+		}
+	}
+	return false
+}
+
+var methodOps = map[string]operation{"GET": opRead, "LIST": opList, "POST": opWrite, "DELETE": opDelete, "PATCH": opPatch}
+
+func matchRoute(pattern, path string) (rest string, ok bool) {
+	before, after, wild := strings.Cut(pattern, "*")
+	if !wild {
+		return "", pattern == path
+	}
+	rest, ok = strings.CutPrefix(path, before)
+	if !ok {
+		return "", false
+	}
+	rest, ok = strings.CutSuffix(rest, after)
+	return rest, ok && rest != ""
+}
