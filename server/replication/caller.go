@@ -63,7 +63,7 @@ func (n *Node) enrolled(p peer) error {
 	case r == nil || r.Set != p.Set:
 		return status.Errorf(codes.PermissionDenied, "secondary %q is not known here: it needs an activation token", p.ID)
 	case r.State == secondaryRevoked || r.JTI != p.JTI:
-		return status.Errorf(codes.PermissionDenied, "secondary %q: %v", p.ID, errRevoked)
+		return revokedStatus(p.ID)
 	case r.State != secondaryActive:
 		return status.Errorf(codes.PermissionDenied, "secondary %q has not been activated", p.ID)
 	}

@@ -94,7 +94,8 @@ type Node struct {
 	streams *streamTable    // live streams and calls by secondary: revocation cancels them
 	link    map[Kind]*link  // one for each kind, always: what a secondary knows of its primary
 	certs   *certificates   // the TLS keys in use
-	clients *clientListener // of the cluster port; nil until Run
+	clients *clientListener // of the cluster port; nil until Run (guarded by mu)
+	forward forwarder       // connection of forwarded requests
 
 	admin sync.Mutex // held by operator's calls that change the role or the list of secondaries
 

@@ -57,7 +57,7 @@ type feederPlace struct {
 type callerPlace struct {
 	Set      string
 	Version  string
-	Lineage  wal.Lineage    // of the log that the place is in: dr: the own log's; performance: the feeder's, zero when never fed
+	Lineage  wal.Lineage    // dr: of the own log, which is a copy of the feeder's; not looked at otherwise
 	Place    wal.Position   // dr: the last durable frame; performance: the cursor. Zero: empty
 	Chain    wal.Hash       // dr: of the frame at Place; zero: not compared
 	History  []engine.Reign // the newest seen of the set
@@ -80,7 +80,7 @@ func place(f *feederPlace, c *callerPlace) Answer {
 	if c.Place.IsZero() {
 		return Answer{Kind: Bootstrap, Reason: "the secondary is empty"}
 	}
-	if len(f.History) == 0 || c.Lineage != f.History[0].Lineage {
+	if f.Kind == DR && (len(f.History) == 0 || c.Lineage != f.History[0].Lineage) {
 		return Answer{Kind: Refuse, Reason: "the secondary's data come from another log (lineage): only secondary/disable and secondary/enable with a new token, which wipes it, make it a member of this set"}
 	}
 	return locate(f, c)

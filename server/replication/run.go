@@ -39,6 +39,7 @@ func (n *Node) Run(ctx context.Context) error {
 		})
 		wg.Go(func() {
 			<-ctx.Done()
+			n.streams.cutAll(errStopping)
 			stopServer(s)
 		})
 	}

@@ -4,10 +4,21 @@ import (
 	"context"
 	"errors"
 	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // errRevoked is the cause with which a revocation cancels live streams.
 var errRevoked = errors.New("this secondary was revoked: it needs a new activation token")
+
+// errStopping is the cause with which a node that stops cancels live streams.
+var errStopping = status.Error(codes.Unavailable, "this node stops")
+
+// revokedStatus is what a revoked secondary's streams end with.
+func revokedStatus(id string) error {
+	return status.Errorf(codes.PermissionDenied, "secondary %q: %v", id, errRevoked)
+}
 
 // streamTable knows the live streams and calls of each secondary.
 type streamTable struct {
@@ -47,8 +58,19 @@ func (t *streamTable) cut(key string, cause error) int {
 	return len(t.live[key])
 }
 
-// track returns a context that ends when ctx does, when the secondary is revoked (its cause is then a gRPC status error that says so), or
-// when done is called, which must happen. A stream handler passes it to everything that it starts.
+// cutAll cancels everything.
+func (t *streamTable) cutAll(cause error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, live := range t.live {
+		for cancel := range live {
+			(*cancel)(cause)
+		}
+	}
+}
+
+// track returns a context that ends when ctx does, when the secondary is revoked or this node stops (its cause is then a gRPC status
+// error that says so), or when done is called, which must happen. A stream handler passes it to everything that it starts.
 func (n *Node) track(ctx context.Context, p peer) (_ context.Context, done func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	n.streams.add(p.key(), &cancel)

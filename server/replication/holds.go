@@ -1,0 +1,75 @@
+package replication
+
+import (
+	"context"
+	"time"
+
+	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/storage"
+)
+
+// ackedEvery is how many entries an acknowledged position moves before it is stored again: storing it is an entry of its own, which is acknowledged, too.
+// After a restart the log is held from the stored one, that is longer than needed, within the limits.
+const ackedEvery = 4096
+
+func holdName(k Kind, id string) string { return string(k) + "/" + id }
+
+// keepHolds keeps the log for known secondaries, from what each acknowledged last, until ctx ends: those restored from the records first.
+func (n *Node) keepHolds(ctx context.Context) {
+	t := time.NewTicker(n.cfg.HeartbeatInterval)
+	defer t.Stop()
+	for {
+		for _, k := range kinds {
+			if err := n.hold(ctx, k); err != nil && ctx.Err() == nil {
+				n.log.Warn("the log is not held anew for secondaries", "set", string(k), "error", err)
+			}
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (n *Node) hold(ctx context.Context, k Kind) error {
+	known, err := n.secondaries(k, false)
+	if err != nil {
+		return err
+	}
+	for _, rec := range known {
+		at := n.acked(k, rec)
+		n.engine.Hold(holdName(k, rec.ID), at+1)
+		if at >= rec.Acked+ackedEvery {
+			if err := n.storeAcked(ctx, k, rec, at); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// acked returns the index up to which a secondary needs nothing any more: acknowledged now, or before the restart, or when its token was issued.
+func (n *Node) acked(k Kind, rec *secondaryRecord) uint64 {
+	p, _ := n.peers.get(k, rec.ID)
+	if p.Acked.Index > 0 {
+		return p.Acked.Index
+	}
+	return max(rec.Acked, rec.IssuedAt)
+}
+
+func (n *Node) storeAcked(ctx context.Context, k Kind, rec *secondaryRecord, at uint64) error {
+	key := recordSecondary(k, rec.ID)
+	_, err := n.engine.Do(ctx, &engine.Tx{
+		Reads: []engine.Key{{Keyspace: storage.SystemLocal, Key: key}},
+		Exec: func(r engine.Reader) ([]engine.Write, error) {
+			now, err := getSecondary(r, key)
+			if err != nil || now == nil || now.JTI != rec.JTI || now.State == secondaryRevoked {
+				return nil, err
+			}
+			now.Acked = at
+			return []engine.Write{put(string(key), mustJSON(now))}, nil
+		},
+	})
+	return err
+}
