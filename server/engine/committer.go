@@ -1,0 +1,230 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lockstepdb/lockstep/storage"
+	"github.com/lockstepdb/lockstep/wal"
+)
+
+// maxThrottle is how long a commit waits at most for a checkpoint that falls behind, as long as the table is not full.
+const maxThrottle = 20 * time.Millisecond
+
+// committer makes groups durable, then readable, then answers. Its goroutine
+// alone appends to the log (and exclusive work, while it rests).
+type committer struct {
+	e *Engine
+
+	mu      sync.Mutex // guards what follows: exclusive work changes it while the committer rests
+	fork    wal.Fork   // of this opening; zero until the first own frame
+	ordinal uint64
+	chain   wal.Hash
+	last    wal.Position
+
+	fresh   bool // the next frame begins a segment
+	entries int  // in the active segment
+	bytes   int64
+}
+
+// run commits until the sequencer has ended and nothing is left.
+func (c *committer) run(sequenced <-chan struct{}) {
+	for {
+		select {
+		case c.e.ready <- nextFrame{all: c.wantsAll()}:
+		case <-sequenced:
+			return
+		case <-c.e.life.failed:
+			return
+		}
+		g := <-c.e.commits
+		if err := c.commit(g); err != nil {
+			c.e.life.fail(err)
+			return
+		}
+		c.e.applied <- g
+		c.throttle()
+	}
+}
+
+// commit appends a group: the commit point of everything. Then it makes the group readable and wakes who waits.
+func (c *committer) commit(g *group) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	frames := g.frames
+	if c.e.cfg.Role == Writer {
+		f, err := c.seal(g)
+		if err != nil {
+			return err
+		}
+		frames = []*wal.Frame{f}
+	}
+	if err := c.append(frames); err != nil {
+		return err
+	}
+	c.publish(g)
+	for _, j := range g.jobs {
+		j.answer(wal.Position{Fork: c.last.Fork, Index: j.index}, nil)
+	}
+	c.e.stats.commit(g)
+	return nil
+}
+
+// seal makes the frame of a writer's group.
+func (c *committer) seal(g *group) (*wal.Frame, error) {
+	if c.fork == (wal.Fork{}) {
+		if err := c.mint(g.first()); err != nil {
+			return nil, err
+		}
+	}
+	f := &wal.Frame{
+		Header: wal.Header{
+			Lineage: c.e.Identity().Lineage,
+			Ordinal: c.ordinal,
+			Fork:    c.fork,
+			First:   g.first(),
+			Count:   uint32(len(g.encoded)),
+			Time:    c.e.cfg.Now().UnixNano(),
+			Totals:  storage.EncodeTotals(g.totals),
+		},
+		Entries: g.encoded,
+	}
+	f.Seal(c.chain)
+	return f, nil
+}
+
+// mint begins a fork: no two openings of a log for writing share one, so no two entries in the world share a position. It is in
+// the history before its first frame is durable; a fork without a frame is forgotten at the next open.
+func (c *committer) mint(first uint64) error {
+	fork, err := newFork()
+	if err != nil {
+		return err
+	}
+	reign := c.e.hist.next(fork, first, c.e.Identity(), c.e.cfg.Now())
+	if err := c.e.hist.add(c.e.wal, reign); err != nil {
+		return fmt.Errorf("noting a new fork: %w", err)
+	}
+	c.fork, c.ordinal = fork, reign.Ordinal
+	return nil
+}
+
+func (c *committer) wantsAll() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.beginsSegment()
+}
+
+func (c *committer) beginsSegment() bool {
+	return c.fresh || c.entries >= c.e.cfg.SegmentEntries || c.bytes >= c.e.cfg.SegmentBytes
+}
+
+// append makes frames durable. A segment begins with a note of the totals before it, so that TotalsAt need not look back further.
+func (c *committer) append(frames []*wal.Frame) error {
+	if c.beginsSegment() {
+		if err := c.rotate(); err != nil {
+			return err
+		}
+	}
+	if err := c.e.wal.Append(frames...); err != nil {
+		return fmt.Errorf("committing entries %d to %d: %w", frames[0].First, frames[len(frames)-1].Last(), err)
+	}
+	for _, f := range frames {
+		c.entries += int(f.Count)
+		c.bytes += int64(f.Length)
+	}
+	end := frames[len(frames)-1]
+	c.last, c.chain = end.Position(), end.Chain
+	return nil
+}
+
+func (c *committer) rotate() error {
+	if c.e.sync.spooling() == nil {
+		if err := c.e.bases.add(c.e.wal, c.last.Index, c.e.state.Totals()); err != nil {
+			return fmt.Errorf("noting the totals before a new segment: %w", err)
+		}
+	}
+	if err := c.e.wal.Rotate(); err != nil {
+		return fmt.Errorf("beginning a new segment after %d: %w", c.last.Index, err)
+	}
+	c.fresh, c.entries, c.bytes = false, 0, 0
+	return nil
+}
+
+// publish makes a durable group readable: table and totals first, then the place. Cursors are recorded before the table: a checkpoint between the
+// two holds a cursor whose entries are replayed from the log, never entries whose cursor it lacks.
+func (c *committer) publish(g *group) {
+	e := c.e
+	for sub, p := range g.cursors {
+		e.state.SetCursor(sub, p)
+	}
+	e.applyMu.Lock()
+	e.state.Apply(g.entries, g.totals, c.last, c.chain)
+	e.applyMu.Unlock()
+	if g.marks {
+		e.sync.set(g.syncing)
+	}
+	if g.system {
+		e.system.Add(1)
+	}
+	e.place.move(c.last, c.chain, g.cursors)
+	e.askIfFull()
+}
+
+// throttle slows commits down gradually while a checkpoint falls behind, and stops them when the table is full.
+func (c *committer) throttle() {
+	limit := c.e.cfg.CheckpointBytes
+	active, running := c.e.state.TableBytes()
+	if !running || active <= limit/2 {
+		return
+	}
+	began := time.Now()
+	if active < limit {
+		share := float64(active-limit/2) / float64(limit-limit/2)
+		c.pause(time.Duration(share * float64(maxThrottle)))
+	} else {
+		c.awaitCheckpoint(limit)
+	}
+	c.e.stats.throttled.Add(int64(time.Since(began)))
+}
+
+func (c *committer) pause(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-c.e.life.failed:
+	}
+}
+
+// awaitCheckpoint waits until the table has room again.
+func (c *committer) awaitCheckpoint(limit int64) {
+	for {
+		finished := c.e.stats.nextCheckpoint()
+		if active, running := c.e.state.TableBytes(); !running || active < limit {
+			return
+		}
+		select {
+		case <-finished:
+		case <-c.e.life.failed:
+			return
+		}
+	}
+}
+
+// begin takes up the log where Open, or a step of a sync, left it.
+func (c *committer) begin(at wal.Position, chain wal.Hash) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last, c.chain, c.fresh = at, chain, true
+}
+
+// abandon reports whether err ends the engine: a commit failed, and what is on disk is unknown.
+func (e *Engine) abandon(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	e.life.fail(err)
+	return e.life.refusal()
+}

@@ -1,0 +1,246 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lockstepdb/lockstep/internal/boltfile"
+	"github.com/lockstepdb/lockstep/storage"
+	"github.com/lockstepdb/lockstep/wal"
+)
+
+// keptDamage is how much damage waits to be repaired; the newest is kept.
+const keptDamage = 64
+
+// damages passes on what was found to be wrong.
+type damages struct {
+	mu sync.Mutex // one sender at a time
+	ch chan storage.Damage
+}
+
+func (d *damages) found(x storage.Damage) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for {
+		select {
+		case d.ch <- x:
+			return
+		default:
+		}
+		select {
+		case <-d.ch:
+		default:
+		}
+	}
+}
+
+// Damaged returns a channel that receives what recovery, reads, checkpoints or checks found to be wrong (bounded; newest kept). A secondary repairs it from its primary.
+func (e *Engine) Damaged() <-chan storage.Damage { return e.damaged.ch }
+
+// NeedsRepair returns why this store must be synced from its primary, "" when it need not. It is durable until a sync has ended.
+func (e *Engine) NeedsRepair() string { return string(e.wal.Note(noteRepair)) }
+
+// CheckReport is what Check found.
+type CheckReport struct {
+	storage.CheckReport
+	Log []wal.Damage // at most 1000
+}
+
+// maxLogDamage bounds a report.
+const maxLogDamage = 1000
+
+// Check hashes everything again: records, leaves, totals, log. Progress may be nil.
+func (e *Engine) Check(ctx context.Context, progress func(stage string, done, total uint64)) (CheckReport, error) {
+	r, err := checkStore(ctx, e.state, e.wal, progress)
+	for _, d := range r.Damage {
+		e.damaged.found(d)
+	}
+	return r, err
+}
+
+func checkStore(ctx context.Context, state *storage.State, log *wal.Log, progress func(string, uint64, uint64)) (CheckReport, error) {
+	var r CheckReport
+	var err error
+	if r.CheckReport, err = state.Check(ctx, stage(progress, "records")); err != nil {
+		return r, fmt.Errorf("checking records: %w", err)
+	}
+	r.Log, err = checkLog(ctx, log, stage(progress, "log"))
+	return r, err
+}
+
+func checkLog(ctx context.Context, log *wal.Log, progress func(done, total uint64)) ([]wal.Damage, error) {
+	var damage []wal.Damage
+	end, _ := log.End()
+	first := log.First()
+	if end.Index < first {
+		return nil, nil
+	}
+	progress(0, end.Index-first+1)
+	err := log.Verify(ctx, first, end.Index, func(d wal.Damage) error {
+		if len(damage) < maxLogDamage {
+			damage = append(damage, d)
+		}
+		return nil
+	})
+	if errors.Is(err, wal.ErrGone) {
+		err = nil // retention overtook the check
+	}
+	if err != nil {
+		return damage, fmt.Errorf("checking the log: %w", err)
+	}
+	progress(end.Index-first+1, end.Index-first+1)
+	return damage, nil
+}
+
+func stage(progress func(string, uint64, uint64), name string) func(done, total uint64) {
+	if progress == nil {
+		return func(uint64, uint64) {}
+	}
+	return func(done, total uint64) { progress(name, done, total) }
+}
+
+// Reindex rebuilds leaves, stored digests and totals from the records. When the truth differs from what the log's frames say, the totals of this engine are the truth from then on.
+// Writes wait until it has ended.
+func (e *Engine) Reindex(ctx context.Context, progress func(stage string, done, total uint64)) (wrong uint64, err error) {
+	err = e.alone(ctx, func(ctx context.Context) error {
+		if e.sync.spooling() == nil {
+			if err := e.flushLocked(ctx); err != nil {
+				return err
+			}
+		}
+		var err error
+		if wrong, err = e.state.Reindex(ctx, stage(progress, "reindex")); err != nil {
+			if isCommit(err) {
+				return e.abandon(ctx, fmt.Errorf("reindex: %w", err))
+			}
+			return err
+		}
+		e.seq.ledger.reload()
+		e.system.Add(1)
+		return e.rebase()
+	})
+	return wrong, err
+}
+
+// rebase notes the totals here and now: those before, added up from frames, may be others than the truth.
+func (e *Engine) rebase() error {
+	if e.sync.spooling() != nil {
+		return nil
+	}
+	at, chain := e.place.now()
+	notes := e.bases.clear()
+	notes[baseNote(at.Index)] = storage.EncodeTotals(e.state.Totals())
+	if err := e.setNotes(notes); err != nil {
+		return err
+	}
+	e.bases.mu.Lock()
+	e.bases.indexes = []uint64{at.Index}
+	e.bases.mu.Unlock()
+	e.com.begin(at, chain)
+	return nil
+}
+
+// isCommit reports whether a commit failed, so that what is on disk is unknown.
+func isCommit(err error) bool {
+	var c *boltfile.CommitError
+	return errors.As(err, &c) || errors.Is(err, wal.ErrPoisoned)
+}
+
+// Stats are counters for status and metrics.
+type Stats struct {
+	Commits, Entries, CommitBytes uint64
+	Checkpoints                   uint64
+	LastCheckpoint                time.Time
+	WaitingBytes                  int64         // active table
+	Throttled                     time.Duration // total time commits waited for a checkpoint
+	LogFirst                      uint64
+	LogBytes                      int64
+	StateBytes, DiskFree          int64
+}
+
+// counters are what Stats is made of.
+type counters struct {
+	commits, entries, bytes atomic.Uint64
+	throttled               atomic.Int64
+	cursorMoved             atomic.Bool // a cursor moved without an entry since the last checkpoint
+
+	mu          sync.Mutex // guards what follows
+	checkpoints uint64
+	last        time.Time
+	finished    chan struct{} // closed at the end of the next checkpoint
+	rateAt      time.Time     // bytes a second, decaying with a time constant of a minute
+	rateValue   float64
+}
+
+func (c *counters) commit(g *group) {
+	c.commits.Add(1)
+	c.entries.Add(uint64(len(g.entries)))
+	c.bytes.Add(uint64(g.bytes))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.decayLocked(time.Now())
+	c.rateValue += float64(g.bytes) / rateWindow.Seconds()
+}
+
+const rateWindow = time.Minute
+
+func (c *counters) decayLocked(now time.Time) {
+	if passed := now.Sub(c.rateAt); !c.rateAt.IsZero() && passed < 10*rateWindow {
+		c.rateValue /= 1 + passed.Seconds()/rateWindow.Seconds()
+	} else {
+		c.rateValue = 0
+	}
+	c.rateAt = now
+}
+
+// rate returns the bytes committed a second, of late.
+func (c *counters) rate() float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.decayLocked(time.Now())
+	return c.rateValue
+}
+
+// checkpoint counts an ended checkpoint and wakes who waits for one.
+func (c *counters) checkpoint(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.checkpoints++
+	c.last = now
+	if c.finished != nil {
+		close(c.finished)
+		c.finished = nil
+	}
+}
+
+func (c *counters) nextCheckpoint() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.finished == nil {
+		c.finished = make(chan struct{})
+	}
+	return c.finished
+}
+
+// Stats returns counters since Open, and sizes now.
+func (e *Engine) Stats() Stats {
+	s := Stats{
+		Commits:     e.stats.commits.Load(),
+		Entries:     e.stats.entries.Load(),
+		CommitBytes: e.stats.bytes.Load(),
+		Throttled:   time.Duration(e.stats.throttled.Load()),
+		LogFirst:    e.wal.First(),
+	}
+	e.stats.mu.Lock()
+	s.Checkpoints, s.LastCheckpoint = e.stats.checkpoints, e.stats.last
+	e.stats.mu.Unlock()
+	s.WaitingBytes, _ = e.state.TableBytes()
+	s.LogBytes = e.wal.Bytes(s.LogFirst)
+	s.StateBytes = fileSize(e.path(stateFile))
+	s.DiskFree, _ = e.disk.look() // 0: unknown
+	return s
+}

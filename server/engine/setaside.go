@@ -1,0 +1,143 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/lockstepdb/lockstep/internal/boltfile"
+	"github.com/lockstepdb/lockstep/storage"
+	"github.com/lockstepdb/lockstep/wal"
+)
+
+// A damaged log is set aside in four steps, so that a kill at any of them loses no notes (identity, node-scope records):
+//
+//	1 a new log is built in log.new: the old one's notes, beginning after the state's mark, with the reason for a repair
+//	2 log is renamed to log-damaged-T
+//	3 log.new is renamed to log
+//	4 the directory is synced
+//
+// Open finds "no log, but a log.new" after a kill between 2 and 3, and goes on with 3; a log.new beside a log is removed.
+
+func finishSetAside(dir string) error {
+	next := filepath.Join(dir, newLogDir)
+	if _, err := os.Stat(next); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, logDir)); err == nil {
+		return os.RemoveAll(next)
+	}
+	if err := os.Rename(next, filepath.Join(dir, logDir)); err != nil {
+		return err
+	}
+	return syncDirs(dir)
+}
+
+// setAside puts a new log in the place of the damaged one, which is not open.
+func (r *recovery) setAside(reason string) error {
+	dir := r.cfg.Dir
+	notes, err := readNotes(filepath.Join(dir, logDir, metaFile))
+	if err != nil {
+		return fmt.Errorf("the log is damaged (%s) and its notes cannot be read: %w", reason, err)
+	}
+	mark, err := r.readMark(notes)
+	if err != nil {
+		return fmt.Errorf("the log is damaged (%s) and the state cannot be read: %w", reason, err)
+	}
+	return r.replaceWith(notes, mark, reason)
+}
+
+// readMark reads the state's mark before the state is opened for good.
+func (r *recovery) readMark(notes map[string][]byte) (storage.Mark, error) {
+	id, err := readIdentity(notes[noteIdentity], filepath.Join(r.cfg.Dir, logDir))
+	if err != nil {
+		return storage.Mark{}, err
+	}
+	keys := &keyring{secret: id.DigestSecret}
+	s, err := storage.Open(storage.Options{Path: filepath.Join(r.cfg.Dir, stateFile), Key: keys.value, ReadOnly: true})
+	if err != nil {
+		return storage.Mark{}, err
+	}
+	return s.Mark(), s.Close()
+}
+
+// replaceLog is setAside for a log that is open, with the state open too.
+func (r *recovery) replaceLog(reason string) error {
+	notes := map[string][]byte{}
+	err := r.wal.Notes("", func(k string, v []byte) error {
+		notes[k] = append([]byte{}, v...)
+		return nil
+	})
+	if err := errors.Join(err, r.wal.Close()); err != nil {
+		return err
+	}
+	// What was replayed before the damage is kept: it is in the state's tables and goes into the file here.
+	if err := r.e.flushLocked(context.Background()); err != nil {
+		return err
+	}
+	if err := r.replaceWith(notes, r.state.Mark(), reason); err != nil {
+		return err
+	}
+	log, rep, err := wal.Open(walConfig(r.cfg))
+	if err != nil {
+		return err
+	}
+	r.wal, r.e.wal, r.report.WAL = log, log, rep
+	r.e.bases.clear()
+	return nil
+}
+
+func (r *recovery) replaceWith(notes map[string][]byte, mark storage.Mark, reason string) error {
+	dir := r.cfg.Dir
+	next := filepath.Join(dir, newLogDir)
+	if err := os.RemoveAll(next); err != nil {
+		return err
+	}
+	for k := range notes {
+		if len(k) >= len(noteTotals) && k[:len(noteTotals)] == noteTotals {
+			delete(notes, k)
+		}
+	}
+	notes[noteRepair] = []byte("the log was damaged and set aside: " + reason)
+	if err := createLog(next, func(l *wal.Log) error { return l.Reset(mark.Applied, mark.Chain, notes) }); err != nil {
+		return fmt.Errorf("making a log in the place of the damaged one: %w", err)
+	}
+	aside := filepath.Join(dir, setAsideName+r.cfg.Now().UTC().Format("20060102T150405.000000000Z"))
+	if err := errors.Join(os.Rename(filepath.Join(dir, logDir), aside), os.Rename(next, filepath.Join(dir, logDir)), syncDirs(dir)); err != nil {
+		return fmt.Errorf("setting the damaged log aside: %w", err)
+	}
+	r.report.LogSetAside = aside
+	return nil
+}
+
+// needRepair records why the store must be synced.
+func (r *recovery) needRepair(reason string) error {
+	return r.wal.SetNotes(map[string][]byte{noteRepair: []byte(reason)})
+}
+
+// readNotes reads the notes of a log that does not open, from its metadata file.
+func readNotes(path string) (map[string][]byte, error) {
+	f, err := boltfile.Open(path, boltfile.Options{ReadOnly: true, Tie: true})
+	if err != nil {
+		return nil, err
+	}
+	notes := map[string][]byte{}
+	err = f.View(func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte("notes"))
+		if b == nil {
+			return &boltfile.CorruptError{File: path, What: "it holds no notes"}
+		}
+		return b.ForEach(func(k, v []byte) error {
+			notes[string(k)] = append([]byte{}, v...)
+			return nil
+		})
+	})
+	return notes, errors.Join(err, f.Close())
+}
