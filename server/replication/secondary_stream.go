@@ -1,0 +1,592 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/lockstepdb/lockstep/merkle"
+	pb "github.com/lockstepdb/lockstep/proto/replicationpb"
+	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/storage"
+	"github.com/lockstepdb/lockstep/wal"
+)
+
+// subscription is one open stream: one goroutine receives, one acknowledges and watches for silence, one applies, and during a sync
+// one compares. All have ended when close returns.
+type subscription struct {
+	l      *life
+	s      *session
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+	stream grpc.BidiStreamingClient[pb.FromSecondary, pb.FromPrimary]
+	answer *answer
+	in     *intake
+	begun  bool                         // batches are being taken; of the goroutine of follow
+	acks   chan struct{}                // one slot: there is something to acknowledge
+	until  atomic.Pointer[wal.Position] // M, once all ranges of a sync are here
+
+	mu       sync.Mutex // guards what follows
+	heard    time.Time
+	clock    int64 // of the newest heartbeat
+	newest   wal.Position
+	verified wal.Position // where roots were last compared equal
+	root     merkle.RootHash
+
+	// Of the applying goroutine.
+	at      wal.Position // up to here batches are taken
+	history []engine.Reign
+	written time.Time // commit time of the newest entry taken
+}
+
+// open begins a stream and says hello (cause and force as for hello). The answer has been checked and its history accepted.
+func (s *session) open(cause string, force bool) (*subscription, error) {
+	l := s.l
+	h, err := l.hello(cause, force)
+	if err != nil {
+		return nil, err
+	}
+	sub := &subscription{l: l, s: s, in: newIntake(h.Window), acks: make(chan struct{}, 1), heard: l.n.now()}
+	sub.ctx, sub.cancel = context.WithCancelCause(s.ctx)
+	if err := sub.greet(h); err != nil {
+		if cause := context.Cause(sub.ctx); cause != nil && s.ctx.Err() == nil {
+			err = cause
+		}
+		sub.close()
+		return nil, err
+	}
+	sub.wg.Go(sub.receive)
+	sub.wg.Go(sub.acknowledge)
+	return sub, nil
+}
+
+func (sub *subscription) close() {
+	sub.cancel(nil)
+	sub.wg.Wait()
+}
+
+// greet exchanges hello and answer.
+func (sub *subscription) greet(h *hello) error {
+	l := sub.l
+	limit := time.AfterFunc(helloTime, func() { sub.cancel(fmt.Errorf("the primary did not answer the hello within %v", helloTime)) })
+	defer limit.Stop()
+	var err error
+	sub.stream, err = pb.NewReplicationClient(sub.s.conn).Stream(sub.ctx, grpc.MaxCallRecvMsgSize(maxMessage))
+	if err != nil {
+		return fmt.Errorf("opening the stream: %w", err)
+	}
+	if err := sub.stream.Send(&pb.FromSecondary{Message: &pb.FromSecondary_Hello{Hello: encodeHello(h)}}); err != nil {
+		return sub.reason("saying hello", err)
+	}
+	m, err := sub.stream.Recv()
+	if err != nil {
+		return sub.reason("waiting for the answer to the hello", err)
+	}
+	if m.GetAnswer() == nil {
+		return malformed("the primary's first message is no answer")
+	}
+	if sub.answer, err = decodeAnswer(m.GetAnswer()); err != nil {
+		return err
+	}
+	switch answerKind(sub.answer.Kind) {
+	case NoAnswer:
+		return malformed("an answer of a kind (%d) that this program does not know", sub.answer.Kind)
+	case Continue:
+		if sub.answer.From != h.Position {
+			return malformed("the primary goes on after index %d, not after this cluster's place, %d", sub.answer.From.Index, h.Position.Index)
+		}
+		return l.welcome(sub.answer)
+	case Repair, Bootstrap:
+		return l.welcome(sub.answer)
+	}
+	return nil
+}
+
+// welcome makes durable what an answer brings before anything is done on its ground.
+func (l *life) welcome(a *answer) error {
+	if len(a.History) > 0 {
+		if err := l.acceptHistory(a.History); err != nil {
+			return err
+		}
+	}
+	return l.n.joined(l.kind)
+}
+
+// reason says why a stream broke: Send knows only that it did, Recv why.
+func (sub *subscription) reason(doing string, err error) error {
+	if status.Code(err) == codes.Unknown || errors.Is(err, context.Canceled) {
+		if cause := context.Cause(sub.ctx); cause != nil {
+			return fmt.Errorf("%s: %w", doing, cause)
+		}
+	}
+	if _, why := sub.stream.Recv(); why != nil && status.Code(err) == codes.Unknown {
+		err = why
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// tell hands an event to the machine, unless this stream has been given up.
+func (sub *subscription) tell(e Event) { sub.l.tell(sub.ctx, e) }
+
+// synced reports whether the stream was answered with a sync, or with the continuation of one, that has not begun yet.
+func (sub *subscription) synced() bool {
+	k := answerKind(sub.answer.Kind)
+	return !sub.begun && (k == Repair || k == Bootstrap || k == Continue && sub.answer.Resume)
+}
+
+// ---- receiving
+
+func (sub *subscription) receive() {
+	if err := sub.receiving(); err != nil && sub.ctx.Err() == nil {
+		sub.tell(failure(err))
+	}
+}
+
+func (sub *subscription) receiving() error {
+	var parts assembler
+	for {
+		m, err := sub.stream.Recv()
+		if err != nil {
+			return fmt.Errorf("the stream broke: %w", err)
+		}
+		sub.mu.Lock()
+		sub.heard = sub.l.n.now()
+		sub.mu.Unlock()
+		var b *pb.Batch
+		switch {
+		case m.GetBatch() != nil:
+			if b = m.GetBatch(); parts.open {
+				return malformed("a batch between the parts of another")
+			}
+		case m.GetPart() != nil:
+			if b, err = parts.add(m.GetPart()); err != nil {
+				return err
+			}
+		case m.GetHeartbeat() != nil:
+			h, err := decodeHeartbeat(m.GetHeartbeat())
+			if err != nil {
+				return err
+			}
+			if err := sub.beat(h); err != nil {
+				return err
+			}
+		default:
+			return malformed("a message of a kind that this program does not know")
+		}
+		if b == nil {
+			continue
+		}
+		d, err := decodeBatch(sub.l.kind, b)
+		if err != nil {
+			return err
+		}
+		if err := sub.in.put(d); err != nil {
+			return err
+		}
+	}
+}
+
+// beat takes a heartbeat: addresses, clock, and the primary's root, to be compared when this cluster is at the same place.
+func (sub *subscription) beat(h *heartbeat) error {
+	l := sub.l
+	now := l.n.now()
+	sub.mu.Lock()
+	sub.clock, sub.newest = h.Clock, h.Position
+	sub.mu.Unlock()
+	if len(h.Addresses) > 0 {
+		if err := l.n.knowPrimaries(l.kind, h.Addresses); err != nil {
+			return err
+		}
+	}
+	at := l.place()
+	l.n.link[l.kind].update(func(s *linkState) {
+		s.Primary.LastHeartbeat = now
+		s.Primary.ClockSkew = now.Sub(time.Unix(0, h.Clock))
+		s.Primary.APIAddr = h.APIAddr
+		if len(h.Addresses) > 0 {
+			s.Primary.ClusterAddr = h.Addresses[0]
+		}
+		s.RemoteEnd, s.RemoteTime = h.Position, time.Unix(0, h.Clock)
+		s.LagEntries = h.Position.Index - min(at.Index, h.Position.Index)
+		if s.LagEntries == 0 {
+			s.LagTime, s.Primary.CanaryAge, s.LagBytes = 0, 0, 0
+		}
+	})
+	return sub.compare(h, now)
+}
+
+// place returns up to where the feeder's log is complete and readable here.
+func (l *life) place() wal.Position {
+	if l.kind == DR {
+		return l.e.Position()
+	}
+	return l.e.Cursor(engine.Performance)
+}
+
+// compare compares the primary's root with this cluster's when both are at one place.
+func (sub *subscription) compare(h *heartbeat, now time.Time) error {
+	l := sub.l
+	if h.Root == nil || l.e.SyncState() != nil {
+		return nil
+	}
+	before := l.place()
+	totals, at := l.e.Totals()
+	if l.kind == DR {
+		before = at
+	}
+	// A cursor read before and after is the place of the totals between.
+	if before != h.Position || l.place() != before || l.e.SyncState() != nil {
+		return nil
+	}
+	root := rootOf(l.kind, totals)
+	if root != *h.Root {
+		l.log.Error("the root differs from the primary's", "index", before.Index, "root", fmt.Sprintf("%x", root[:]), "primary_root", fmt.Sprintf("%x", h.Root[:]))
+		sub.tell(Event{Kind: Diverged, Reason: fmt.Sprintf("at index %d this cluster has root %x, the primary %x", before.Index, root[:], h.Root[:])})
+		return nil
+	}
+	sub.mu.Lock()
+	fresh := sub.verified != before
+	sub.verified, sub.root = before, root
+	sub.mu.Unlock()
+	l.n.link[l.kind].update(func(s *linkState) { s.Verified, s.VerifiedAt = before.Index, now })
+	if fresh {
+		l.progress.Store(true)
+		sub.wakeAcks()
+		sub.tell(Event{Kind: RootsEqual})
+	}
+	return nil
+}
+
+// ---- acknowledging
+
+func (sub *subscription) wakeAcks() {
+	select {
+	case sub.acks <- struct{}{}:
+	default:
+	}
+}
+
+// acknowledge is the one that sends: what is durable, as soon as it is and at least once a heartbeat. It also ends a stream on which nothing
+// is heard any more.
+func (sub *subscription) acknowledge() {
+	interval := sub.l.n.cfg.HeartbeatInterval
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-sub.ctx.Done():
+			return
+		case <-sub.acks:
+		case <-tick.C:
+		}
+		sub.mu.Lock()
+		quiet := sub.l.n.now().Sub(sub.heard)
+		sub.mu.Unlock()
+		if quiet > max(silence*interval, minSilence) {
+			sub.tell(Event{Kind: Disconnected, Reason: fmt.Sprintf("nothing was heard from the primary for %v", quiet.Round(time.Millisecond))})
+			return
+		}
+		// An error shows at the receiver, with its reason.
+		if sub.stream.Send(&pb.FromSecondary{Message: &pb.FromSecondary_Ack{Ack: encodeAck(sub.ackNow())}}) != nil {
+			return
+		}
+	}
+}
+
+// minSilence is the shortest silence that ends a stream, however fast heartbeats are.
+const minSilence = 3 * time.Second
+
+func (sub *subscription) ackNow() *ack {
+	l := sub.l
+	link := l.n.link[l.kind].get()
+	a := &ack{
+		State: link.Machine.Shown(), Reason: link.Machine.Reason, APIAddr: l.n.cfg.APIAddr, ClusterAddr: l.n.cfg.ClusterAddr,
+		Clock: l.n.now().UnixNano(),
+		Sync: syncFigures{
+			DiffBytes: link.DiffBytes, SyncBytes: link.SyncBytes, KeysFixed: l.keysFixed.Load(), Rounds: l.rounds.Load(),
+		},
+	}
+	if l.syncing() != nil {
+		a.Durable = l.e.SpoolEnd()
+	} else {
+		a.Durable = l.place()
+		a.Applied = a.Durable
+	}
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	a.Heard = sub.clock
+	if !sub.verified.IsZero() && l.e.SyncState() == nil {
+		a.Applied, a.Root = sub.verified, &sub.root
+	}
+	return a
+}
+
+// ---- applying
+
+// apply takes batches and commits them, from the answer's place on. After a sync they are being taken already.
+func (sub *subscription) apply() { sub.begin(sub.answer.From, false) }
+
+// begin starts the applying goroutine after a place.
+func (sub *subscription) begin(at wal.Position, spool bool) {
+	if sub.begun {
+		return
+	}
+	sub.begun = true
+	sub.at = at
+	sub.wg.Go(func() {
+		err := sub.applying(spool)
+		if err == nil || sub.ctx.Err() != nil {
+			return
+		}
+		var d *engine.Diverged
+		if errors.As(err, &d) {
+			sub.l.log.Error("a batch was refused: applied here it would give another root than the primary's", "keyspace", d.Keyspace.String(),
+				"index", d.At.Index, "root", fmt.Sprintf("%x", d.Got[:]), "primary_root", fmt.Sprintf("%x", d.Want[:]))
+			sub.tell(Event{Kind: Diverged, Reason: d.Error()})
+			return
+		}
+		sub.tell(failure(err))
+	})
+}
+
+// applying commits batches as they come; while spooling it makes them durable, and ends the sync once all ranges are here.
+func (sub *subscription) applying(spool bool) error {
+	seen, err := sub.l.n.seen(sub.l.kind)
+	if err != nil {
+		return err
+	}
+	sub.history = seen
+	for {
+		if spool {
+			ended, err := sub.endSync()
+			if err != nil {
+				return err
+			}
+			if ended {
+				spool = false
+				continue
+			}
+		}
+		batches, err := sub.in.take(sub.ctx)
+		if err != nil {
+			return nil
+		}
+		if batches, err = sub.check(batches); err != nil {
+			return err
+		}
+		if len(batches) == 0 {
+			continue
+		}
+		if err := sub.commit(batches, spool); err != nil {
+			return err
+		}
+		sub.took(batches)
+	}
+}
+
+// check holds batches against what came before them: they follow each other without a gap, on the history that was accepted. One
+// that is here already, entry for entry, is only acknowledged again.
+func (sub *subscription) check(batches []*batch) ([]*batch, error) {
+	var fresh []*batch
+	at := sub.at
+	for _, b := range batches {
+		if len(b.History) > 0 {
+			if err := sub.l.acceptHistory(b.History); err != nil {
+				return nil, err
+			}
+			sub.history = b.History
+		}
+		if b.End.Index <= at.Index && sub.held(b) {
+			sub.wakeAcks()
+			continue
+		}
+		if b.Follows != at {
+			return nil, malformed("a batch that follows index %d (fork %v), where index %d (fork %v) was reached", b.Follows.Index, b.Follows.Fork, at.Index, at.Fork)
+		}
+		if err := sub.checkForks(b); err != nil {
+			return nil, err
+		}
+		at = b.End
+		fresh = append(fresh, b)
+	}
+	return fresh, nil
+}
+
+// held reports whether a batch is a repetition of what is durable here.
+func (sub *subscription) held(b *batch) bool {
+	if sub.l.kind != DR {
+		return onHistory(sub.history, sub.at.Index, b.End)
+	}
+	chain, err := sub.l.e.ChainAt(b.End.Index)
+	return err == nil && chain == b.Frames[len(b.Frames)-1].Chain
+}
+
+// checkForks refuses entries that are not on the accepted history.
+func (sub *subscription) checkForks(b *batch) error {
+	for _, f := range b.Frames {
+		if !onHistory(sub.history, f.Last(), f.Position()) || !onHistory(sub.history, f.Last(), wal.Position{Fork: f.Fork, Index: f.First}) {
+			return malformed("the frame at index %d is of fork %v, which is not on the primary's history there", f.First, f.Fork)
+		}
+		if r := reignOf(sub.history, f.Fork); r.Ordinal != f.Ordinal || r.Lineage != f.Lineage {
+			return malformed("the frame at index %d is of ordinal %d, its fork of ordinal %d", f.First, f.Ordinal, r.Ordinal)
+		}
+	}
+	for _, c := range b.Cut {
+		if !onHistory(sub.history, b.End.Index, c.At) {
+			return malformed("the entry at index %d is of fork %v, which is not on the primary's history there", c.At.Index, c.At.Fork)
+		}
+	}
+	if !onHistory(sub.history, b.End.Index, b.End) {
+		return malformed("a batch ends at index %d of fork %v, which is not on the primary's history there", b.End.Index, b.End.Fork)
+	}
+	return nil
+}
+
+func reignOf(h []engine.Reign, fork wal.Fork) engine.Reign {
+	for i := range h {
+		if h[i].Fork == fork {
+			return h[i]
+		}
+	}
+	return engine.Reign{}
+}
+
+// commit makes batches durable: applied, or spooled. It is not cut short by a lost connection, so that the place of the next hello is exact.
+func (sub *subscription) commit(batches []*batch, spool bool) error {
+	ctx, e := sub.l.ctx, sub.l.e
+	if sub.l.kind == DR {
+		var frames []*wal.Frame
+		for _, b := range batches {
+			frames = append(frames, b.Frames...)
+		}
+		if spool {
+			return e.SpoolFrames(ctx, frames)
+		}
+		return e.IngestFrames(ctx, frames)
+	}
+	b := merge(batches)
+	if spool {
+		return e.SpoolCut(ctx, b)
+	}
+	return e.IngestCut(ctx, b)
+}
+
+// merge makes one batch of several that follow each other: one commit, with the digests at its end.
+func merge(batches []*batch) *engine.CutBatch {
+	out := &engine.CutBatch{Subscription: engine.Performance, End: batches[len(batches)-1].End}
+	totals := map[storage.KeyspaceID]storage.KeyspaceTotal{}
+	for _, b := range batches {
+		out.Entries = append(out.Entries, b.Cut...)
+		for _, t := range b.Totals {
+			totals[t.ID] = t
+		}
+	}
+	for _, t := range totals {
+		out.Totals = append(out.Totals, t)
+	}
+	return out
+}
+
+// took notes what was committed and has it acknowledged.
+func (sub *subscription) took(batches []*batch) {
+	last := batches[len(batches)-1]
+	sub.at = last.End
+	if t := last.time(); !t.IsZero() {
+		sub.written = t
+	}
+	sub.l.progress.Store(true)
+	sub.wakeAcks()
+	sub.mu.Lock()
+	newest, clock := sub.newest, sub.clock
+	sub.mu.Unlock()
+	sub.l.n.link[sub.l.kind].update(func(s *linkState) {
+		s.LastRemote = last.End.Index
+		s.LagEntries = newest.Index - min(newest.Index, last.End.Index)
+		s.LagTime = 0
+		if s.LagEntries > 0 && !sub.written.IsZero() {
+			s.LagTime = max(0, time.Unix(0, clock).Sub(sub.written))
+		}
+		s.Primary.CanaryAge = s.LagTime
+	})
+}
+
+// time returns when the batch's last entry was committed, on the primary's clock; zero when it tells none.
+func (b *batch) time() time.Time {
+	if n := len(b.Frames); n > 0 {
+		return time.Unix(0, b.Frames[n-1].Time)
+	}
+	return b.Newest
+}
+
+// ---- intake
+
+// intake is what was received and not yet taken, bounded by twice what the feeder may have in flight.
+type intake struct {
+	limits
+	ready chan struct{} // one slot: there is something
+
+	mu             sync.Mutex // guards what follows
+	batches        []*batch
+	bytes, entries int
+}
+
+const takeBytes = 4 << 20 // of batches that are committed at once
+
+func newIntake(w limits) *intake {
+	return &intake{limits: w.orDefault(), ready: make(chan struct{}, 1)}
+}
+
+// put refuses a feeder that sends more than it was allowed to.
+func (in *intake) put(b *batch) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.batches = append(in.batches, b)
+	in.bytes += b.Bytes
+	in.entries += max(b.Entries, 1)
+	if in.entries > 2*in.Entries || in.bytes > 2*in.Bytes+maxBatch {
+		return malformed("the primary has %d entries and %d bytes in flight, more than it was allowed to", in.entries, in.bytes)
+	}
+	in.signal()
+	return nil
+}
+
+func (in *intake) signal() {
+	select {
+	case in.ready <- struct{}{}:
+	default:
+	}
+}
+
+// take waits for batches and returns as many as are committed at once; none when it was only woken. It ends with ctx.
+func (in *intake) take(ctx context.Context) ([]*batch, error) {
+	select {
+	case <-in.ready:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	n, bytes, entries := 0, 0, 0
+	for n < len(in.batches) && (n == 0 || bytes+in.batches[n].Bytes <= takeBytes && entries < windowEntries/4) {
+		bytes += in.batches[n].Bytes
+		entries += max(in.batches[n].Entries, 1)
+		n++
+	}
+	out := append([]*batch(nil), in.batches[:n]...)
+	in.batches = append(in.batches[:0], in.batches[n:]...)
+	clear(in.batches[len(in.batches):cap(in.batches)])
+	in.bytes -= bytes
+	in.entries -= entries
+	if len(in.batches) > 0 {
+		in.signal()
+	}
+	return out, nil
+}

@@ -1,0 +1,361 @@
+package replication
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/storage"
+	"github.com/lockstepdb/lockstep/wal"
+)
+
+const (
+	fixKeys  = 512     // keys that differ are fetched when so many have been found
+	fixBytes = 1 << 20 // or so many bytes of them
+	fixGone  = 4096    // or so many to delete
+)
+
+// sync begins a sync at the answer's S, or continues the one under way: what comes is spooled, and ranges are compared and received beside it.
+func (sub *subscription) sync() {
+	l, a := sub.l, sub.answer
+	if a.Resume {
+		sub.resume()
+		return
+	}
+	l.rounds.Add(1)
+	l.force = false
+	state, err := sub.beginSync()
+	if err != nil {
+		if l.ctx.Err() == nil {
+			sub.s.tell(failure(fmt.Errorf("beginning a sync: %w", err)))
+		}
+		return
+	}
+	sub.begin(a.From, true)
+	sub.wg.Go(func() { sub.ranges(state) })
+}
+
+// beginSync makes S durable here. A sync of the same S goes on, unless it has ended its ranges already and roots differed nevertheless.
+func (sub *subscription) beginSync() (storage.SyncState, error) {
+	l, a := sub.l, sub.answer
+	state, err := l.e.BeginSync(l.ctx, string(l.kind), a.From, a.Chain, a.Lineage)
+	if err != nil || !state.Complete {
+		return state, err
+	}
+	if _, err := l.e.BeginSync(l.ctx, string(l.kind), wal.Position{}, wal.Hash{}, a.Lineage); err != nil {
+		return state, err
+	}
+	return l.e.BeginSync(l.ctx, string(l.kind), a.From, a.Chain, a.Lineage)
+}
+
+// resume goes on with the sync under way after what is spooled.
+func (sub *subscription) resume() {
+	state := sub.l.e.SyncState()
+	if state == nil { // it ended just before the connection was lost
+		sub.begin(sub.answer.From, false)
+		sub.s.tell(Event{Kind: SyncEnded})
+		return
+	}
+	sub.begin(sub.answer.From, true)
+	sub.wg.Go(func() { sub.ranges(*state) })
+}
+
+// ranges receives what differs, and says when all is here.
+func (sub *subscription) ranges(state storage.SyncState) {
+	l := sub.l
+	y := &syncer{sub: sub, l: l, e: l.e, until: state.Until}
+	err := y.run(sub.ctx, state)
+	l.log.Info("compared with the primary", "complete", err == nil, "diff_bytes", y.diffBytes(), "sync_bytes", y.syncBytes(), "keys_fixed", y.fixed, "read_at", y.until.Index)
+	if sub.ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		sub.tell(failure(fmt.Errorf("comparing with the primary: %w", err)))
+		return
+	}
+	y.differ() // the spool has still to be applied: the machine is in a sync whatever was found
+	sub.until.Store(&y.until)
+	sub.in.signal()
+}
+
+// endSync applies the spool once all ranges are here and the spool has reached the last place at which one was read.
+func (sub *subscription) endSync() (ended bool, err error) {
+	until := sub.until.Load()
+	l := sub.l
+	if until == nil || l.e.SpoolEnd().Index < until.Index {
+		return false, nil
+	}
+	if err := l.e.EndSync(l.ctx, nil); err != nil {
+		return false, err
+	}
+	l.progress.Store(true)
+	l.log.Info("the sync has ended", "index", l.place().Index)
+	l.n.link[l.kind].update(func(s *linkState) { s.LastRemote, s.SyncDone, s.SyncTotal = 0, 0, 0 })
+	sub.wakeAcks()
+	sub.tell(Event{Kind: SyncEnded})
+	return true, nil
+}
+
+// syncer compares this cluster's covered keyspaces with the feeder's, in order of id, and makes the differing ranges what the feeder has.
+type syncer struct {
+	sub    *subscription
+	l      *life
+	e      *engine.Engine
+	bulk   *bulkClient
+	until  wal.Position // M so far
+	fixed  uint64
+	told   bool // the machine knows that ranges differ
+	shown  [2]uint64
+	ks     storage.KeyspaceTotal // being compared
+	fix    difference            // found and not yet applied: neighbouring ranges that are equal or differ in single records
+	fixLen int                   // bytes of its keys
+	open   bool                  // fix covers something
+}
+
+func (y *syncer) diffBytes() uint64 {
+	if y.bulk == nil {
+		return 0
+	}
+	return y.bulk.diffBytes.Load()
+}
+
+func (y *syncer) syncBytes() uint64 {
+	if y.bulk == nil {
+		return 0
+	}
+	return y.bulk.syncBytes.Load()
+}
+
+// run compares from where a sync stands to the end.
+func (y *syncer) run(ctx context.Context, state storage.SyncState) error {
+	if state.Complete {
+		return nil
+	}
+	conn, err := y.l.n.dial(ctx, y.l.kind, purposeBulk)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	y.bulk = newBulkClient(y.l.kind, conn)
+	defer y.publish(0)
+	theirs, readAt, err := y.bulk.keyspaces(ctx)
+	if err != nil {
+		return err
+	}
+	y.until = later(y.until, readAt)
+	if err := y.dropAbsent(ctx, theirs); err != nil {
+		return err
+	}
+	if err := y.e.Checkpoint(ctx); err != nil {
+		return fmt.Errorf("making a checkpoint to compare: %w", err)
+	}
+	ours := y.ownTotals()
+	y.total(theirs, ours)
+	for _, t := range theirs {
+		if bytes.Compare(t.ID[:], state.Keyspace[:]) < 0 {
+			continue
+		}
+		var low []byte
+		if t.ID == state.Keyspace {
+			low = state.Done
+		}
+		if err := y.keyspace(ctx, t, ours[t.ID], low, readAt); err != nil {
+			return fmt.Errorf("keyspace %s: %w", t.ID, err)
+		}
+	}
+	return nil
+}
+
+func (y *syncer) dropAbsent(ctx context.Context, theirs []storage.KeyspaceTotal) error {
+	held := make([]storage.KeyspaceID, len(theirs))
+	for i := range theirs {
+		held[i] = theirs[i].ID
+	}
+	kind := y.l.kind
+	covered := func(_ storage.KeyspaceID, s storage.Scope) bool { return covers(kind, s) }
+	if err := y.e.DropAbsent(ctx, covered, held); err != nil {
+		return fmt.Errorf("dropping keyspaces that the primary does not hold: %w", err)
+	}
+	return nil
+}
+
+func (y *syncer) ownTotals() map[storage.KeyspaceID]storage.KeyspaceTotal {
+	v := y.e.Finished()
+	defer v.Release()
+	out := map[storage.KeyspaceID]storage.KeyspaceTotal{}
+	for _, t := range v.Totals() {
+		out[t.ID] = t
+	}
+	return out
+}
+
+// total tells status how many records the keyspaces that differ have.
+func (y *syncer) total(theirs []storage.KeyspaceTotal, ours map[storage.KeyspaceID]storage.KeyspaceTotal) {
+	var n uint64
+	for _, t := range theirs {
+		if ours[t.ID].Total != t.Total {
+			n += t.Count
+		}
+	}
+	y.l.n.link[y.l.kind].update(func(s *linkState) { s.SyncDone, s.SyncTotal = 0, n })
+}
+
+// keyspace makes one keyspace, from low on, what the feeder has.
+func (y *syncer) keyspace(ctx context.Context, theirs, ours storage.KeyspaceTotal, low []byte, readAt wal.Position) error {
+	y.ks, y.open = theirs, false
+	c := &comparer{
+		keyspace: theirs.ID, own: func() ownSide { return y.e.Finished() }, feeder: y.bulk,
+		found: y.found,
+	}
+	var err error
+	switch {
+	case len(low) == 0 && ours.Total == theirs.Total:
+		err = y.found(ctx, &difference{ReadAt: readAt})
+	case len(low) == 0 && ours.Count == 0:
+		err = y.found(ctx, &difference{Whole: true, ReadAt: readAt})
+	default:
+		err = c.run(ctx, low)
+	}
+	if err != nil {
+		return err
+	}
+	return y.flush(ctx)
+}
+
+// found takes what the comparer reports, in key order and without gaps.
+func (y *syncer) found(ctx context.Context, d *difference) error {
+	if d.Whole {
+		y.differ()
+		if err := y.flush(ctx); err != nil {
+			return err
+		}
+		return y.copyRange(ctx, d)
+	}
+	if !y.open {
+		y.fix, y.fixLen, y.open = difference{Low: d.Low}, 0, true
+	}
+	if len(d.Keys)+len(d.Gone) > 0 {
+		y.differ()
+	}
+	y.fix.High, y.fix.ReadAt = d.High, later(y.fix.ReadAt, d.ReadAt)
+	y.fix.Keys, y.fix.Gone = append(y.fix.Keys, d.Keys...), append(y.fix.Gone, d.Gone...)
+	for _, k := range d.Keys {
+		y.fixLen += len(k)
+	}
+	if len(y.fix.Keys) >= fixKeys || y.fixLen >= fixBytes || len(y.fix.Gone) >= fixGone {
+		return y.flush(ctx)
+	}
+	y.publish(0)
+	return nil
+}
+
+// differ tells the machine, once, that there is something to receive.
+func (y *syncer) differ() {
+	if !y.told {
+		y.told = true
+		y.sub.tell(Event{Kind: RangesDiffer})
+	}
+}
+
+// flush applies what was found so far in neighbouring ranges, and makes durable that they have been compared.
+func (y *syncer) flush(ctx context.Context) error {
+	if !y.open {
+		return nil
+	}
+	y.open = false
+	d := &y.fix
+	keys := d.Keys
+	for len(keys) > 0 { // as many as one request takes
+		n := min(len(keys), maxKeys)
+		size := 0
+		for i := range keys[:n] {
+			if size += len(keys[i]); size > maxKeyBytes && i > 0 {
+				n = i
+				break
+			}
+		}
+		part := *d
+		if part.Keys = keys[:n]; n < len(keys) {
+			part.High = keys[n]
+		}
+		if err := y.fetch(ctx, &part); err != nil {
+			return err
+		}
+		keys, d.Low = keys[n:], part.High
+		if len(keys) == 0 {
+			return nil
+		}
+	}
+	return y.apply(ctx, &engine.SyncRange{Low: d.Low, High: d.High, Gone: d.Gone, Partial: true, ReadAt: d.ReadAt})
+}
+
+// fetch receives the records of keys and applies them with what is to be deleted between. A key that the feeder has dropped meanwhile is deleted here, too.
+func (y *syncer) fetch(ctx context.Context, d *difference) error {
+	low, keys, gone := d.Low, d.Keys, d.Gone
+	return y.bulk.records(ctx, &span{Keyspace: y.ks.ID, Low: d.Low, High: d.High}, d.Keys, func(ch *chunk) error {
+		r := &engine.SyncRange{Low: low, High: d.High, Records: ch.Records, Partial: true, ReadAt: later(d.ReadAt, ch.ReadAt)}
+		if ch.Next != nil {
+			r.High = ch.Next
+		}
+		inside := span{Low: low, High: r.High}
+		i := 0
+		for len(keys) > 0 && inside.contains(keys[0]) {
+			if i < len(ch.Records) && bytes.Equal(ch.Records[i].Key, keys[0]) {
+				i++
+			} else {
+				r.Gone = append(r.Gone, keys[0])
+			}
+			keys = keys[1:]
+		}
+		if i != len(ch.Records) {
+			return malformed("records that were not asked for")
+		}
+		for _, k := range gone {
+			if inside.contains(k) {
+				r.Gone = append(r.Gone, k)
+			}
+		}
+		low = r.High
+		return y.apply(ctx, r)
+	})
+}
+
+// copyRange receives a whole range, chunk by chunk; each is durable before the next is applied.
+func (y *syncer) copyRange(ctx context.Context, d *difference) error {
+	low := d.Low
+	return y.bulk.records(ctx, &span{Keyspace: y.ks.ID, Low: d.Low, High: d.High}, nil, func(ch *chunk) error {
+		r := &engine.SyncRange{Low: low, High: d.High, Records: ch.Records, ReadAt: later(d.ReadAt, ch.ReadAt)}
+		if ch.Next != nil {
+			r.High = ch.Next
+		}
+		low = r.High
+		return y.apply(ctx, r)
+	})
+}
+
+func (y *syncer) apply(ctx context.Context, r *engine.SyncRange) error {
+	r.Keyspace, r.Scope = y.ks.ID, y.ks.Scope
+	y.until = later(y.until, r.ReadAt)
+	// Not cut short by a lost connection: a range applied is a range that is not sent again.
+	if err := y.e.ApplyRange(y.l.ctx, r); err != nil {
+		return fmt.Errorf("applying a range: %w", err)
+	}
+	n := uint64(len(r.Records) + len(r.Gone))
+	y.fixed += n
+	y.l.keysFixed.Add(n)
+	y.l.progress.Store(true)
+	y.publish(n)
+	return ctx.Err()
+}
+
+// publish adds to status what the sync has cost since it was last told.
+func (y *syncer) publish(records uint64) {
+	diff, sync := y.diffBytes(), y.syncBytes()
+	y.l.n.link[y.l.kind].update(func(s *linkState) {
+		s.DiffBytes += diff - y.shown[0]
+		s.SyncBytes += sync - y.shown[1]
+		s.SyncDone = min(s.SyncDone+records, max(s.SyncTotal, s.SyncDone))
+	})
+	y.shown = [2]uint64{diff, sync}
+}
