@@ -33,6 +33,8 @@ type Options struct {
 	Top []string
 	// Dir is where the node lives; a temporary directory of the test by default.
 	Dir string
+	// LogFile is where the server's words go; log in Dir by default.
+	LogFile string
 	// Env is added to the server's environment.
 	Env []string
 }
@@ -79,6 +81,9 @@ func New(t testing.TB, name string, o Options) *Node {
 		API:     fmt.Sprintf("http://127.0.0.1:%d", port),
 		Cluster: fmt.Sprintf("127.0.0.1:%d", port+1),
 		t:       t, options: o,
+	}
+	if o.LogFile != "" {
+		n.LogFile = o.LogFile
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatalf("make node %s: %v", name, err)
@@ -218,13 +223,18 @@ func (n *Node) Kill() {
 	}
 }
 
+// Terminate sends SIGTERM and does not wait.
+func (n *Node) Terminate() error { return n.current().cmd.Process.Signal(syscall.SIGTERM) }
+
 // Stop ends the server by SIGTERM and demands exit code 0.
 func (n *Node) Stop() {
 	n.t.Helper()
 	if !n.Running() {
 		return
 	}
-	_ = n.current().cmd.Process.Signal(syscall.SIGTERM)
+	if err := n.Terminate(); err != nil {
+		n.t.Fatalf("stop %s: %v", n.Name, err)
+	}
 	if err := n.WaitExit(Deadline); err != nil {
 		n.t.Fatalf("%s after SIGTERM: %v\n%s", n.Name, err, n.LogTail(60))
 	}

@@ -1,0 +1,135 @@
+package cluster
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// Proxy passes TCP connections on to a server and counts the bytes: what went
+// over the wire, by a witness outside the product.
+type Proxy struct {
+	Address string // host:port that it listens on
+
+	target   string
+	listener net.Listener
+	down, up atomic.Int64 // bytes from and to the server
+	all      sync.WaitGroup
+
+	mu    sync.Mutex
+	conns map[net.Conn]bool
+	cut   bool
+}
+
+// NewProxy listens on a free port; Serve tells where connections go.
+func NewProxy(t testing.TB) *Proxy {
+	t.Helper()
+	port := freePorts(t)
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatalf("proxy: %v", err)
+	}
+	p := &Proxy{Address: l.Addr().String(), listener: l, conns: map[net.Conn]bool{}}
+	t.Cleanup(func() {
+		p.listener.Close()
+		p.Cut()
+		p.all.Wait()
+	})
+	return p
+}
+
+// Serve passes connections on to target from now on; call it once.
+func (p *Proxy) Serve(target string) {
+	p.target = target
+	p.all.Go(p.accept)
+}
+
+// FromServer returns the bytes that the server has sent through the proxy.
+func (p *Proxy) FromServer() int64 { return p.down.Load() }
+
+// ToServer returns the bytes that were sent to the server.
+func (p *Proxy) ToServer() int64 { return p.up.Load() }
+
+// Cut ends all connections and refuses new ones until Mend.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cut = true
+	for c := range p.conns {
+		c.Close()
+	}
+}
+
+// Mend lets connections through again.
+func (p *Proxy) Mend() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cut = false
+}
+
+func (p *Proxy) accept() {
+	for {
+		c, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		p.all.Go(func() { p.serve(c) })
+	}
+}
+
+func (p *Proxy) serve(client net.Conn) {
+	defer client.Close()
+	server, err := net.Dial("tcp", p.target)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	if !p.hold(client, server) {
+		return
+	}
+	defer p.release(client, server)
+	var both sync.WaitGroup
+	pass := func(to, from net.Conn, count *atomic.Int64) {
+		_, _ = io.Copy(counted{to, count}, from)
+		to.Close()
+		from.Close()
+	}
+	both.Go(func() { pass(client, server, &p.down) })
+	both.Go(func() { pass(server, client, &p.up) })
+	both.Wait()
+}
+
+func (p *Proxy) hold(conns ...net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cut {
+		return false
+	}
+	for _, c := range conns {
+		p.conns[c] = true
+	}
+	return true
+}
+
+func (p *Proxy) release(conns ...net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range conns {
+		delete(p.conns, c)
+	}
+}
+
+// counted counts what is written.
+type counted struct {
+	net.Conn
+	count *atomic.Int64
+}
+
+func (c counted) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.count.Add(int64(n))
+	return n, err
+}
