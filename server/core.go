@@ -97,6 +97,7 @@ func engineConfig(cfg *Config, gen *Generation, log hclog.Logger) engine.Config 
 		RetainBytes:        r.RetainBytes,
 		RetainAge:          r.RetainAge,
 		MinFree:            cfg.minFree(),
+		Repairable:         gen.Secondary,
 	}
 }
 
@@ -162,71 +163,73 @@ func (c *core) build() error {
 	return nil
 }
 
-// part is one of a core's two long-running halves.
+// part is one of the long-running parts of a core.
 type part struct {
+	name   string
 	cancel context.CancelFunc
-	done   chan error
+	done   chan struct{}
+	err    error // valid once done is closed
 }
 
-func start(run func(context.Context) error) part {
+func start(name string, run func(context.Context) error) *part {
 	ctx, cancel := context.WithCancel(context.Background())
-	p := part{cancel: cancel, done: make(chan error, 1)}
-	go func() { p.done <- run(ctx) }()
+	p := &part{name: name, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		if err := run(ctx); err != nil {
+			p.err = fmt.Errorf("%s: %w", name, err)
+		} else if ctx.Err() == nil {
+			p.err = fmt.Errorf("internal error: %s ended by itself", name)
+		}
+	}()
 	return p
 }
 
+// stop ends the part and waits for it; a part that has ended only tells how.
+func (p *part) stop() error {
+	p.cancel()
+	<-p.done
+	return p.err
+}
+
 // run starts engine, replication and API in this order, waits for a reason to
-// end, and stops them in the opposite one. It has waited for both goroutines
-// when it returns.
+// end, and stops them in the opposite one. It has waited for all of them when
+// it returns.
 func (c *core) run(ctx context.Context) (again bool, err error) {
-	eng := start(c.engine.Run)
+	eng := start("store", c.engine.Run)
 	if err := c.initDev(ctx); err != nil {
-		eng.cancel()
-		return false, errors.Join(err, <-eng.done)
+		return false, errors.Join(err, eng.stop())
 	}
-	repl := start(c.replication.Run)
+	repl := start("replication", c.replication.Run)
+	api := start("API", c.vault.Run)
 	c.node.gate.open(c.vault)
 	c.node.announce()
 
-	var engineEnded, replicationEnded bool
+	var failed *part
 	select {
 	case <-ctx.Done():
 	case <-c.switched:
 		again = true
-	case err = <-eng.done:
-		engineEnded, err = true, ended("the store", err)
-	case err = <-repl.done:
-		replicationEnded, err = true, ended("replication", err)
+	case <-eng.done:
+		failed = eng
+	case <-repl.done:
+		failed = repl
+	case <-api.done:
+		failed = api
 	}
-
-	c.endRequests(again, err)
-	repl.cancel()
-	if !replicationEnded {
-		err = errors.Join(err, <-repl.done)
-	}
-	eng.cancel()
-	if !engineEnded {
-		err = errors.Join(err, <-eng.done)
-	}
+	c.endRequests(again, failed != nil)
+	err = errors.Join(api.stop(), repl.stop(), eng.stop())
 	return again && err == nil, err
-}
-
-// ended makes sure that a part that ends by itself is an error.
-func ended(what string, err error) error {
-	if err == nil {
-		return fmt.Errorf("internal error: %s ended by itself", what)
-	}
-	return err
 }
 
 // endRequests shuts the gate and waits for the requests behind it: a moment
 // after a switch or failure, the server's own limit (which ends the process)
 // when it shuts down.
-func (c *core) endRequests(again bool, failure error) {
+func (c *core) endRequests(again, failed bool) {
 	g := &c.node.gate
 	why, grace := waiting{reason: "the server is shutting down"}, c.node.cfg.ShutdownTimeout/2
 	switch {
-	case failure != nil:
+	case failed:
 		why.reason, grace = "the server stops after a failure; its log names it", 0
 	case again:
 		why, grace = changing(c.role), switchGrace

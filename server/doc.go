@@ -40,13 +40,14 @@
 //	runCores           one core after the other; started by serve, which waits for it
 //	  engine.Run       sequencer, committer, checkpointer
 //	  replication.Run  the cluster port and the subscription to a primary
+//	  vault.Run        removes expired tokens
 //
 // Start: lock (nobody else may touch the files), listener (callers hear that
 // the server is starting, and a port in use is found before anything was
-// recovered), recovery, engine, replication, then the gate opens.
+// recovered), recovery, engine, replication, API, then the gate opens.
 //
 // Stop, the opposite: the gate shuts (no new request is let in), requests end
-// or are cancelled, replication ends (nothing more comes from a primary), the
+// or are cancelled, the API's own work and replication end (nothing more comes from a primary), the
 // engine drains and makes its last checkpoint, files are closed, the listener
 // ends, the lock is given back.
 package server

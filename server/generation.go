@@ -1,7 +1,6 @@
 package server
 
 import (
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,8 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/google/uuid"
 
 	"github.com/lockstepdb/lockstep/server/engine"
 )
@@ -161,27 +158,10 @@ func (d *DataDir) CurrentOrFirst(clusterName string) (*Generation, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return g, err
 	}
-	id, err := newIdentity(clusterName)
-	if err != nil {
-		return nil, err
-	}
-	if g, err = d.Prepare(id, engine.Writer, false, nil); err != nil {
+	if g, err = d.Prepare(engine.Identity{ClusterName: clusterName}, engine.Writer, false, nil); err != nil {
 		return nil, err
 	}
 	return g, d.Adopt(g)
-}
-
-// newIdentity mints who a cluster is. Its log's lineage is minted by engine.Create.
-func newIdentity(clusterName string) (engine.Identity, error) {
-	secret := make([]byte, 32)
-	if _, err := rand.Read(secret); err != nil {
-		return engine.Identity{}, fmt.Errorf("mint the cluster's identity: %w", err)
-	}
-	id, err := uuid.NewRandom()
-	if err != nil {
-		return engine.Identity{}, fmt.Errorf("mint the cluster's identity: %w", err)
-	}
-	return engine.Identity{ClusterID: id.String(), ClusterName: clusterName, DigestSecret: secret}, nil
 }
 
 // Tidy ends what a crash left half done: unfinished generations are removed,

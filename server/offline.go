@@ -65,10 +65,9 @@ func MintRootOffline(ctx context.Context, cfg *Config, log hclog.Logger) (token 
 		return "", fmt.Errorf("open the store in %s: %w", gen.Dir, err)
 	}
 	logReport(log, gen, report)
-	running := start(eng.Run)
+	running := start("store", eng.Run)
 	token, err = vault.MintRoot(ctx, eng)
-	running.cancel()
-	if err = errors.Join(err, <-running.done, eng.Close()); err != nil {
+	if err = errors.Join(err, running.stop(), eng.Close()); err != nil {
 		return "", fmt.Errorf("mint a root token: %w", err)
 	}
 	log.Warn("a root token was minted on the stopped cluster", "data", cfg.DataDir, "generation", gen.Name)
