@@ -120,7 +120,7 @@ func (f *File) openFailed(err error) error {
 	if f.db != nil {
 		_ = f.Close()
 	} else if f.fd != nil {
-		_ = f.fd.Close() // a second close is harmless: os.File knows that it is closed
+		_ = f.giveBack()
 	}
 	var corrupt *CorruptError
 	switch {
@@ -136,12 +136,22 @@ func (f *File) openFailed(err error) error {
 // panicked with its locks held it only gives the file back.
 func (f *File) Close() error {
 	if f.stuck.Load() {
-		if err := f.fd.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
-			return fmt.Errorf("close %s: %w", f.path, err)
-		}
-		return nil
+		return f.giveBack()
 	}
 	if err := f.Guard(f.db.Close); err != nil {
+		return fmt.Errorf("close %s: %w", f.path, err)
+	}
+	return nil
+}
+
+// giveBack unlocks and closes the file behind bbolt's back. bbolt's map stays,
+// and would keep the lock.
+func (f *File) giveBack() error {
+	err := unlock(f.fd)
+	if cerr := f.fd.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("close %s: %w", f.path, err)
 	}
 	return nil

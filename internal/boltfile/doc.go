@@ -20,8 +20,10 @@
 // # What is not
 //
 // What the pages hold is not checked: a flipped byte in a key or value is for
-// the owner's own checksums. Buckets are checked two levels deep (a bucket and
-// those directly in it). A file that is damaged while it is open is read under
+// the owner's own checksums. Of buckets, those in the root are looked at; keep no
+// buckets inside buckets. Of a file above 16 MiB only the pages above the leaves are read at Open, so
+// that opening a large one stays quick (a leaf that a damaged branch names and that is an old, unused branch page is then
+// met under the guard). A file that is damaged while it is open is read under
 // the guard only, which turns faults into errors but cannot stop a ring of pages
 // that appears after Open.
 //

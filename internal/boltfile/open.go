@@ -52,3 +52,15 @@ func lock(fd *os.File, shared bool) error {
 		}
 	}
 }
+
+func unlock(fd *os.File) error {
+	raw, err := fd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var uerr error
+	if err := raw.Control(func(fd uintptr) { uerr = syscall.Flock(int(fd), syscall.LOCK_UN) }); err != nil {
+		return err
+	}
+	return uerr
+}
