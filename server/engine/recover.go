@@ -135,7 +135,9 @@ func (r *recovery) openState() error {
 		return err
 	}
 	r.e.state = r.state
-	r.report.ReindexNeeded = r.state.Mark().ReindexNeeded
+	if r.report.ReindexNeeded = r.state.Mark().ReindexNeeded; r.report.ReindexNeeded {
+		r.e.damaged.found(storage.Damage{File: r.e.path(stateFile), What: "the range index does not add up to the digests and must be rebuilt: reindex"})
+	}
 	return nil
 }
 

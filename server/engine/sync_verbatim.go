@@ -1,10 +1,11 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
-	"strings"
+	"sort"
 
 	"github.com/lockstepdb/lockstep/storage"
 	"github.com/lockstepdb/lockstep/wal"
@@ -158,8 +159,9 @@ func (e *Engine) replaceRange(r *SyncRange, state *storage.SyncState) error {
 		return nil
 	}
 	// A sync state that says "done" is stored with the last change only.
-	for _, part := range r.parts() {
-		if err := e.replacePart(r, part); err != nil {
+	for edits := r.edits(); len(edits) > 0; {
+		var err error
+		if edits, err = e.replaceSome(r, edits); err != nil {
 			return fmt.Errorf("taking records of keyspace %s: %w", r.Keyspace, err)
 		}
 	}
@@ -176,52 +178,85 @@ func nilIfEmpty(b []byte) []byte {
 	return b
 }
 
-// part is neighbouring changes of a partial range: keys in order, with the record that each is to have, nil for none.
-type part struct {
-	keys [][]byte
-	recs []*storage.Record
+// edit is one change of a partial range; nil deletes.
+type edit struct {
+	key []byte
+	rec *storage.Record
 }
 
-// maxSpan bounds what lies between the first and the last key of a part and is read with it.
-const maxSpan = 512
-
-// parts orders the changes of a partial range by key.
-func (r *SyncRange) parts() []part {
-	type change struct {
-		key []byte
-		rec *storage.Record
-	}
-	var all []change
+// edits orders the changes of a partial range by key.
+func (r *SyncRange) edits() []edit {
+	all := make([]edit, 0, len(r.Records)+len(r.Gone))
 	for i := range r.Records {
-		all = append(all, change{r.Records[i].Key, &r.Records[i]})
+		all = append(all, edit{r.Records[i].Key, &r.Records[i]})
 	}
 	for _, k := range r.Gone {
-		all = append(all, change{k, nil})
+		all = append(all, edit{k, nil})
 	}
-	slices.SortFunc(all, func(a, b change) int { return strings.Compare(string(a.key), string(b.key)) })
-	var out []part
-	for i, c := range all {
-		if i%maxSpan == 0 {
-			out = append(out, part{})
-		}
-		p := &out[len(out)-1]
-		p.keys, p.recs = append(p.keys, c.key), append(p.recs, c.rec)
-	}
-	return out
+	slices.SortStableFunc(all, func(a, b edit) int { return bytes.Compare(a.key, b.key) })
+	return all
 }
 
-// replacePart changes single records of the state file: each is a range of one key.
-func (e *Engine) replacePart(r *SyncRange, p part) error {
-	for i, key := range p.keys {
-		var recs []storage.Record
-		if p.recs[i] != nil {
-			recs = []storage.Record{*p.recs[i]}
+// Bounds of what is read and compared again so that neighbouring edits share a transaction.
+const (
+	spanRecords = 512
+	spanBytes   = 4 << 20
+)
+
+// replaceSome makes the first edits, as many as one span holds, and returns the rest.
+func (e *Engine) replaceSome(r *SyncRange, edits []edit) ([]edit, error) {
+	n, recs := e.span(r, edits)
+	low, high := edits[0].key, append(bytes.Clone(edits[n-1].key), 0)
+	if err := e.state.ReplaceRange(r.Keyspace, r.Scope, low, high, recs, e.sync.get()); err != nil {
+		return nil, err
+	}
+	return edits[n:], nil
+}
+
+// span returns how many of the edits lie close together, and what the records from the first to the last of them are to be.
+func (e *Engine) span(r *SyncRange, edits []edit) (n int, recs []storage.Record) {
+	v := e.state.Finished()
+	defer v.Release()
+	size := 0
+	whole := true
+	var have []storage.Record
+	last := edits[len(edits)-1].key
+	err := v.Scan(r.Keyspace, edits[0].key, append(bytes.Clone(last), 0), func(rec storage.Record) bool {
+		size += len(rec.Key) + len(rec.Value)
+		if whole = len(have) < spanRecords && size <= spanBytes; whole {
+			have = append(have, storage.Record{Key: bytes.Clone(rec.Key), Value: bytes.Clone(rec.Value), Index: rec.Index})
 		}
-		if err := e.state.ReplaceRange(r.Keyspace, r.Scope, key, append(slices.Clone(key), 0), recs, e.sync.get()); err != nil {
-			return err
+		return whole
+	})
+	n = len(edits)
+	switch {
+	case err != nil: // something there is damaged: change the first alone
+		n, have = 1, nil
+	case !whole && len(have) == 0:
+		n = 1
+	case !whole:
+		end := have[len(have)-1].Key
+		n = max(1, sort.Search(n, func(i int) bool { return bytes.Compare(edits[i].key, end) > 0 }))
+	}
+	return n, merged(have, edits[:n])
+}
+
+// merged returns the records up to the last edit, with the edits made. Both are in order of key.
+func merged(have []storage.Record, edits []edit) []storage.Record {
+	var out []storage.Record
+	for _, ed := range edits {
+		for len(have) > 0 && bytes.Compare(have[0].Key, ed.key) < 0 {
+			out = append(out, have[0])
+			have = have[1:]
+		}
+		if len(have) > 0 && bytes.Equal(have[0].Key, ed.key) {
+			have = have[1:]
+		}
+		if ed.rec != nil {
+			out = append(out, *ed.rec)
 		}
 	}
-	return nil
+	return out
 }
 
 func (e *Engine) emptyVerbatim(ctx context.Context, absent []storage.KeyspaceTotal) error {

@@ -79,10 +79,12 @@ func Run(t testing.TB, e *engine.Engine, cfg engine.Config) {
 	engines.Store(e, r)
 	go func() { r.ended <- e.Run(ctx) }()
 	t.Cleanup(func() {
-		stopped := r.stopped()
+		defer engines.Delete(e)
+		if r.stopped() {
+			return // the store may be another engine's by now
+		}
 		Stop(t, e)
-		engines.Delete(e)
-		if !stopped && !r.unclean && !t.Failed() {
+		if !r.unclean && !t.Failed() {
 			CheckStore(t, cfg.Dir)
 		}
 	})
