@@ -24,10 +24,7 @@ const (
 	entryKnownFlags = entryHousekeeping | entryRequestID | entryUpstream | entrySync
 )
 
-const (
-	entryFixed  = 1 + 1 + 8 + 8 // version, flags, index, time
-	blockHeader = 16 + 1 + 4    // keyspace, scope, length of the changes
-)
+const blockHeader = 16 + 1 + 4 // keyspace, scope, length of the changes
 
 // EncodeEntry appends the entry's bytes to b: a header (nothing secret, no key names
 // but those of a sync mark) and one block per keyspace. The entry must be valid: see Validate.
@@ -105,7 +102,7 @@ func (e *Entry) Validate() error {
 	if e.Sync != nil && (e.Sync.Kind < SyncBegin || e.Sync.Kind > SyncEnd) {
 		return malformed("kind %d of sync mark is unknown", e.Sync.Kind)
 	}
-	changes, size := 0, entryFixed
+	changes, size := 0, len(EncodeEntry(nil, &Entry{RequestID: e.RequestID, Upstream: e.Upstream, Sync: e.Sync}))
 	for i := range e.Blocks {
 		block := &e.Blocks[i]
 		if block.Scope != Replicated && block.Scope != Local {
@@ -117,7 +114,7 @@ func (e *Entry) Validate() error {
 			if why := c.invalid(); why != "" {
 				return malformed("keyspace %s, change %d: %s", block.Keyspace, j, why)
 			}
-			size += len(c.Key) + len(c.Value) + 1 + 2*binary.MaxVarintLen32
+			size += c.size()
 		}
 		size += blockHeader
 	}
@@ -125,9 +122,21 @@ func (e *Entry) Validate() error {
 		return malformed("%d changes; at most %d are allowed", changes, MaxChanges)
 	}
 	if size > MaxEntry {
-		return malformed("about %d bytes; at most %d are allowed", size, MaxEntry)
+		return malformed("%d bytes; at most %d are allowed", size, MaxEntry)
 	}
 	return nil
+}
+
+// size returns the bytes of a change in an entry.
+func (c *Change) size() int {
+	n := 1
+	if c.Op != Drop {
+		n += lengthSize(len(c.Key)) + len(c.Key)
+	}
+	if c.Op == Put {
+		n += lengthSize(len(c.Value)) + len(c.Value)
+	}
+	return n
 }
 
 func (c *Change) invalid() string {

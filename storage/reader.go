@@ -69,7 +69,7 @@ func (r *reader) length(limit int, of string) int {
 	switch {
 	case n <= 0:
 		r.fail("length of %s at byte %d is cut short or too large", of, r.at)
-	case n != max(1, (bits.Len64(v)+6)/7):
+	case n != lengthSize(int(v)):
 		r.fail("length of %s at byte %d is not in its shortest form", of, r.at)
 	case v > uint64(limit):
 		r.fail("%s of %d bytes; at most %d are allowed", of, v, limit)
@@ -167,3 +167,6 @@ func appendPosition(b []byte, p wal.Position) []byte {
 func appendBytes(b, x []byte) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(x))), x...)
 }
+
+// lengthSize returns how many bytes a length takes.
+func lengthSize(n int) int { return max(1, (bits.Len64(uint64(n))+6)/7) }

@@ -11,7 +11,7 @@ func TestStateAnswersLikeItsTwinThroughCheckpointsAndReopening(t *testing.T) {
 	for seed := range uint64(4) {
 		path := statePath(t)
 		w := newWriter(seed)
-		w.drops = seed%2 == 1
+		w.dropOneIn, w.keyspaces = int(seed%2)*150, 4
 		s := open(t, storage.Options{Path: path, ChunkRecords: 37})
 		finished := w.twin.clone()
 		for round := range 40 {

@@ -176,7 +176,7 @@ type writer struct {
 	twin      *twin
 	keyspaces int
 	keys      int
-	drops     bool
+	dropOneIn int // blocks; 0: none
 }
 
 func newWriter(seed uint64) *writer {
@@ -213,7 +213,7 @@ func (w *writer) entry() *storage.Entry {
 			}
 			b.Changes = append(b.Changes, c)
 		}
-		if w.drops && w.rng.IntN(60) == 0 {
+		if w.dropOneIn > 0 && w.rng.IntN(w.dropOneIn) == 0 {
 			b.Changes = append(b.Changes, storage.Change{Op: storage.Drop})
 		}
 		if len(e.Blocks) == 0 || e.Blocks[0].Keyspace != b.Keyspace {
