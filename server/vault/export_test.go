@@ -2,7 +2,9 @@ package vault
 
 import (
 	"context"
+	"testing"
 
+	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
 )
 
@@ -22,4 +24,16 @@ func (NoSets) Status(replication.Kind) map[string]any {
 func Sweep(c *Core, ctx context.Context) error {
 	_, err := c.sweep(ctx, "")
 	return err
+}
+
+// MoveRecord gives a replicated mount another path without asking what is there.
+func MoveRecord(t testing.TB, e *engine.Engine, from, to string) {
+	t.Helper()
+	rec, err := e.Get(shared.id, []byte(mountPrefix+from))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Do(context.Background(), &engine.Tx{Writes: []engine.Write{shared.del(mountPrefix + from), shared.put(mountPrefix+to, rec.Value)}}); err != nil {
+		t.Fatal(err)
+	}
 }
