@@ -96,7 +96,7 @@ func (e *Engine) rangeWriter(ctx context.Context, s *storage.SyncState, r *SyncR
 	if r.Scope != storage.Replicated {
 		return fmt.Errorf("a range of keyspace %s: only the replicated scope is synced here", r.Keyspace)
 	}
-	writes, err := e.differences(r)
+	writes, err := e.differences(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func (e *Engine) rangeWriter(ctx context.Context, s *storage.SyncState, r *SyncR
 }
 
 // differences returns the writes that make a range here what it is on the feeder.
-func (e *Engine) differences(r *SyncRange) ([]Write, error) {
+func (e *Engine) differences(ctx context.Context, r *SyncRange) ([]Write, error) {
 	put := func(rec *storage.Record) Write {
 		return Write{r.Keyspace, r.Scope, storage.Change{Op: storage.Put, Key: rec.Key, Value: rec.Value}}
 	}
@@ -133,22 +133,19 @@ func (e *Engine) differences(r *SyncRange) ([]Write, error) {
 		}
 		return writes, nil
 	}
-	v := e.state.Snapshot()
-	defer v.Release()
 	i := 0
-	err := v.Items(r.Keyspace, r.Low, r.High, func(have []byte, d merkle.Digest) bool {
+	err := e.digests(ctx, r, func(have []byte, d merkle.Digest) {
 		for ; i < len(r.Records) && bytes.Compare(r.Records[i].Key, have) < 0; i++ {
 			writes = append(writes, put(&r.Records[i]))
 		}
 		if i == len(r.Records) || !bytes.Equal(r.Records[i].Key, have) {
 			writes = append(writes, del(have))
-			return true
+			return
 		}
 		if key.Record(have, r.Records[i].Value) != d {
 			writes = append(writes, put(&r.Records[i]))
 		}
 		i++
-		return true
 	})
 	if err != nil {
 		return nil, e.noteDamage(err)
@@ -157,6 +154,42 @@ func (e *Engine) differences(r *SyncRange) ([]Write, error) {
 		writes = append(writes, put(&r.Records[i]))
 	}
 	return writes, nil
+}
+
+// digests calls fn for keys and digests of the records that a range holds here. Nothing else writes there during a sync.
+func (e *Engine) digests(ctx context.Context, r *SyncRange, fn func(key []byte, d merkle.Digest)) error {
+	type item struct {
+		key []byte
+		d   merkle.Digest
+	}
+	var items []item
+	v := e.state.Snapshot()
+	err := v.Scan(r.Keyspace, r.Low, nilIfEmpty(r.High), func(rec storage.Record) bool {
+		items = append(items, item{bytes.Clone(rec.Key), rec.Digest})
+		return true
+	})
+	v.Release()
+	var damage *storage.Damage
+	if errors.As(err, &damage) {
+		// A record there is what the sync is to repair. Only a checkpoint lists records that cannot be read.
+		if err := e.Checkpoint(ctx); err != nil {
+			return err
+		}
+		items = nil
+		v := e.state.Finished()
+		err = v.Items(r.Keyspace, r.Low, nilIfEmpty(r.High), func(key []byte, d merkle.Digest) bool {
+			if _, err := v.Get(r.Keyspace, key); err != nil {
+				d = merkle.Digest{} // it differs, whatever its stored digest says
+			}
+			items = append(items, item{bytes.Clone(key), d})
+			return true
+		})
+		v.Release()
+	}
+	for _, it := range items {
+		fn(it.key, it.d)
+	}
+	return err
 }
 
 // chunks cuts writes into transactions of bounded size.
