@@ -231,3 +231,18 @@ func verifyPinned(chain []*x509.Certificate, caHash [32]byte, name string, now t
 	}
 	return nil, errors.New("the server's CA is not the one that the activation token names")
 }
+
+// APICertificate is for the API listener's tls.Config.GetCertificate: it answers a client that asks by the server name of a set whose primary this
+// cluster is with a certificate of that set's CA, so that the fingerprint in an activation token vouches for the listener. For every other client it returns
+// nil, nil: the listener's own certificate is meant.
+func (n *Node) APICertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if !strings.HasSuffix(hello.ServerName, ".lockstep") {
+		return nil, nil
+	}
+	for _, k := range kinds {
+		if set := n.set(k); set != nil && set.Mode == Primary && hello.ServerName == serverName(k, set.Set) {
+			return n.certs.server(k)
+		}
+	}
+	return nil, nil
+}
