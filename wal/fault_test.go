@@ -237,11 +237,11 @@ func TestACrashAtAnyCommitOfAnyFileLeavesAPrefixWithEverythingAcknowledged(t *te
 		look("after the commit of " + filepath.Base(file))
 		return err
 	}})
-	for i := range 12 {
+	for i := range 8 {
 		mustAppend(t, l, m.frame("a", fmt.Sprint(i)))
 		acknowledged++
 		look("after an append")
-		if i == 7 {
+		if i == 5 {
 			firstMax = acknowledged
 			if _, err := l.Truncate(9); err != nil {
 				t.Fatal(err)
