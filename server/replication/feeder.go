@@ -228,7 +228,7 @@ func (f *feeder) watch(ctx context.Context) {
 		f.mu.Lock()
 		quiet := f.n.now().Sub(f.heard)
 		f.mu.Unlock()
-		if quiet > max(limit, helloTime) {
+		if quiet > max(limit, minSilence) {
 			f.cancel(status.Errorf(codes.DeadlineExceeded, "nothing was heard from the secondary for %v", quiet.Round(time.Millisecond)))
 		}
 	}

@@ -133,7 +133,11 @@ func (l *life) happen(e Event) {
 func (l *life) note(before State, e Event) {
 	switch {
 	case before.Name != l.state.Name:
-		l.log.Info("transitioning state", "from", string(before.Name), "state", string(l.state.Name), "event", string(e.Kind), "reason", orElse(e.Reason, l.state.Cause))
+		reason := e.Reason
+		if l.state.Name == StateMerkleDiff || l.state.Name == StateMerkleSync {
+			reason = orElse(reason, l.state.Cause)
+		}
+		l.log.Info("transitioning state", "from", string(before.Name), "state", string(l.state.Name), "event", string(e.Kind), "reason", reason)
 	case e.Kind == Disconnected:
 		l.log.Warn("the primary cannot be followed at present", "error", e.Reason)
 	}

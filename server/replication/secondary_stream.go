@@ -379,55 +379,62 @@ func (sub *subscription) applying(spool bool) error {
 		if err != nil {
 			return nil
 		}
-		if batches, err = sub.check(batches); err != nil {
-			return err
+		// What is right before a wrong batch is committed nevertheless: the next stream begins after it.
+		good, wrong := sub.check(batches)
+		if len(good) > 0 {
+			if err := sub.commit(good, spool); err != nil {
+				return err
+			}
+			sub.took(good)
 		}
-		if len(batches) == 0 {
-			continue
+		if wrong != nil {
+			return wrong
 		}
-		if err := sub.commit(batches, spool); err != nil {
-			return err
-		}
-		sub.took(batches)
 	}
 }
 
 // check holds batches against what came before them: they follow each other without a gap, on the history that was accepted. One
-// that is here already, entry for entry, is only acknowledged again.
-func (sub *subscription) check(batches []*batch) ([]*batch, error) {
-	var fresh []*batch
+// that is here already is only acknowledged again. It returns what is right before the first that is wrong.
+func (sub *subscription) check(batches []*batch) (good []*batch, wrong error) {
 	at := sub.at
 	for _, b := range batches {
 		if len(b.History) > 0 {
 			if err := sub.l.acceptHistory(b.History); err != nil {
-				return nil, err
+				return good, err
 			}
 			sub.history = b.History
 		}
-		if b.End.Index <= at.Index && sub.held(b) {
+		if b.End.Index <= at.Index && sub.held(b, good) {
 			sub.wakeAcks()
 			continue
 		}
 		if b.Follows != at {
-			return nil, malformed("a batch that follows index %d (fork %v), where index %d (fork %v) was reached", b.Follows.Index, b.Follows.Fork, at.Index, at.Fork)
+			return good, malformed("a batch that follows index %d (fork %v), where index %d (fork %v) was reached", b.Follows.Index, b.Follows.Fork, at.Index, at.Fork)
 		}
 		if err := sub.checkForks(b); err != nil {
-			return nil, err
+			return good, err
 		}
 		at = b.End
-		fresh = append(fresh, b)
+		good = append(good, b)
 	}
-	return fresh, nil
+	return good, nil
 }
 
-// held reports whether a batch is a repetition of what is durable here.
-func (sub *subscription) held(b *batch) bool {
+// held reports whether a batch is a repetition of what is durable here or about to be.
+func (sub *subscription) held(b *batch, good []*batch) bool {
+	for _, g := range good {
+		if g.End == b.End {
+			return sub.l.kind != DR || lastChain(g) == lastChain(b)
+		}
+	}
 	if sub.l.kind != DR {
 		return onHistory(sub.history, sub.at.Index, b.End)
 	}
 	chain, err := sub.l.e.ChainAt(b.End.Index)
-	return err == nil && chain == b.Frames[len(b.Frames)-1].Chain
+	return err == nil && chain == lastChain(b)
 }
+
+func lastChain(b *batch) wal.Hash { return b.Frames[len(b.Frames)-1].Chain }
 
 // checkForks refuses entries that are not on the accepted history.
 func (sub *subscription) checkForks(b *batch) error {

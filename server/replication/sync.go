@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/storage"
@@ -144,15 +145,12 @@ func (y *syncer) run(ctx context.Context, state storage.SyncState) error {
 		return err
 	}
 	y.until = later(y.until, readAt)
-	if err := y.dropAbsent(ctx, theirs); err != nil {
-		return err
-	}
 	if err := y.e.Checkpoint(ctx); err != nil {
 		return fmt.Errorf("making a checkpoint to compare: %w", err)
 	}
 	ours := y.ownTotals()
 	y.total(theirs, ours)
-	for _, t := range theirs {
+	for _, t := range y.all(theirs, ours) {
 		if bytes.Compare(t.ID[:], state.Keyspace[:]) < 0 {
 			continue
 		}
@@ -167,17 +165,21 @@ func (y *syncer) run(ctx context.Context, state storage.SyncState) error {
 	return nil
 }
 
-func (y *syncer) dropAbsent(ctx context.Context, theirs []storage.KeyspaceTotal) error {
-	held := make([]storage.KeyspaceID, len(theirs))
-	for i := range theirs {
-		held[i] = theirs[i].ID
+// all returns the keyspaces of either side in order of id. One that the feeder does not hold is one without records, not one to drop: it may have been
+// made after the feeder's checkpoint, then the spool fills it, and what has been dropped is never shown again.
+func (y *syncer) all(theirs []storage.KeyspaceTotal, ours map[storage.KeyspaceID]storage.KeyspaceTotal) []storage.KeyspaceTotal {
+	out := slices.Clone(theirs)
+	held := map[storage.KeyspaceID]bool{}
+	for _, t := range theirs {
+		held[t.ID] = true
 	}
-	kind := y.l.kind
-	covered := func(_ storage.KeyspaceID, s storage.Scope) bool { return covers(kind, s) }
-	if err := y.e.DropAbsent(ctx, covered, held); err != nil {
-		return fmt.Errorf("dropping keyspaces that the primary does not hold: %w", err)
+	for _, t := range ours {
+		if !held[t.ID] && covers(y.l.kind, t.Scope) {
+			out = append(out, storage.KeyspaceTotal{ID: t.ID, Scope: t.Scope})
+		}
 	}
-	return nil
+	slices.SortFunc(out, func(a, b storage.KeyspaceTotal) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return out
 }
 
 func (y *syncer) ownTotals() map[storage.KeyspaceID]storage.KeyspaceTotal {
@@ -212,6 +214,9 @@ func (y *syncer) keyspace(ctx context.Context, theirs, ours storage.KeyspaceTota
 	switch {
 	case len(low) == 0 && ours.Total == theirs.Total:
 		err = y.found(ctx, &difference{ReadAt: readAt})
+	case theirs.Count == 0: // also one that the feeder does not hold: there is nothing to ask it for
+		y.differ()
+		err = y.apply(ctx, &engine.SyncRange{Low: low, ReadAt: readAt})
 	case len(low) == 0 && ours.Count == 0:
 		err = y.found(ctx, &difference{Whole: true, ReadAt: readAt})
 	default:

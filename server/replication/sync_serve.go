@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -218,10 +219,10 @@ func (s *service) readItems(p peer, i uint32, r span, low []byte) (out *pb.Items
 	size := 0
 	err = v.Items(r.Keyspace, low, r.High, func(key []byte, d merkle.Digest) bool {
 		if size >= replyTarget/4 {
-			out.Done, next = false, bytes.Clone(key)
+			out.Done, next = false, key
 			return false
 		}
-		out.Items = append(out.Items, &pb.Item{Key: bytes.Clone(key), Digest: bytes.Clone(d[:16])})
+		out.Items = append(out.Items, &pb.Item{Key: key, Digest: slices.Clone(d[:16])})
 		size += len(key) + 24
 		return true
 	})
@@ -308,10 +309,10 @@ func readRange(v *storage.View, r *span, low []byte) (*pb.RecordsReply, error) {
 	size := 0
 	err := v.Scan(r.Keyspace, low, r.High, func(rec storage.Record) bool {
 		if full(size, len(out.Records), &rec) {
-			out.Done, out.Next = false, bytes.Clone(rec.Key)
+			out.Done, out.Next = false, rec.Key
 			return false
 		}
-		out.Records = append(out.Records, &pb.Record{Key: bytes.Clone(rec.Key), Value: bytes.Clone(rec.Value)})
+		out.Records = append(out.Records, &pb.Record{Key: rec.Key, Value: rec.Value})
 		size += len(rec.Key) + len(rec.Value)
 		return true
 	})
@@ -339,7 +340,7 @@ func readKeys(v *storage.View, r *span, keys [][]byte) (out *pb.RecordsReply, le
 			out.Next = k
 			return out, keys[i:], nil
 		}
-		out.Records = append(out.Records, &pb.Record{Key: k, Value: bytes.Clone(rec.Value)})
+		out.Records = append(out.Records, &pb.Record{Key: k, Value: rec.Value})
 		size += len(rec.Key) + len(rec.Value)
 	}
 	out.Done = true

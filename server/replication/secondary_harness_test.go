@@ -1,0 +1,423 @@
+package replication
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/server/engine/enginetest"
+	"github.com/lockstepdb/lockstep/storage"
+	"github.com/lockstepdb/lockstep/token"
+)
+
+// Keyspaces of the tests.
+var (
+	shared = storage.KeyspaceID{0: 7, 15: 1}
+	second = storage.KeyspaceID{0: 7, 15: 2}
+	local  = storage.KeyspaceID{0: 9, 15: 1}
+)
+
+// patience ends a test that waits for something that does not come.
+const patience = 30 * time.Second
+
+// cluster is a node with a real engine, and TLS and gRPC on loopback.
+type cluster struct {
+	t      testing.TB
+	e      *engine.Engine
+	n      *Node
+	bind   string
+	handle func(ctx context.Context, f *Forwarded) *ForwardedAnswer
+	logs   *logs
+	stop   func()
+}
+
+// logs keeps what a node logs, for tests that ask what was said.
+type logs struct {
+	t  testing.TB
+	mu sync.Mutex // guards what follows
+	b  []byte
+}
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b = append(l.b, p...)
+	return len(p), nil
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.b)
+}
+
+func newCluster(t testing.TB, name string, e *engine.Engine, bind string) *cluster {
+	t.Helper()
+	c := &cluster{t: t, e: e, bind: bind, logs: &logs{t: t}, stop: func() {}}
+	t.Cleanup(func() {
+		c.stop()
+		if t.Failed() {
+			t.Logf("log of %s:\n%s", name, c.logs)
+		}
+	})
+	return c
+}
+
+// run starts the node on the cluster's engine.
+func (c *cluster) run() {
+	c.t.Helper()
+	n, err := New(Config{
+		Engine: c.e, Logger: hclog.New(&hclog.LoggerOptions{Output: c.logs, Level: hclog.Debug}), APIAddr: "http://127.0.0.1:1",
+		ClusterBind: c.bind, Version: "0.1.0", HeartbeatInterval: 50 * time.Millisecond,
+		Handle: func(ctx context.Context, f *Forwarded) *ForwardedAnswer { return c.handle(ctx, f) },
+	})
+	if err != nil {
+		c.t.Fatalf("making a node: %v", err)
+	}
+	c.n = n
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(ctx) }()
+	c.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			c.t.Errorf("running a node: %v", err)
+		}
+	})
+	if c.bind != "" {
+		c.until("the cluster port listens", func() bool { return n.ClusterListenAddr() != "" })
+		c.bind = n.ClusterListenAddr()
+	}
+}
+
+// restart stops node and engine and starts both again on the same store.
+func (c *cluster) restart(mods ...func(*engine.Config)) {
+	c.t.Helper()
+	c.stop()
+	c.e = enginetest.Reopen(c.t, c.e, mods...)
+	c.run()
+}
+
+// until waits for a condition; what it waits for is named when it does not come.
+func (c *cluster) until(what string, ok func() bool) {
+	c.t.Helper()
+	deadline := time.Now().Add(patience)
+	for !ok() {
+		if time.Now().After(deadline) {
+			c.t.Fatalf("after %v it is not so that %s", patience, what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// newPrimary runs a primary of the given sets. Its secondaries reach it through the proxy that is returned.
+func newPrimary(t testing.TB, mods ...func(*engine.Config)) (*cluster, *proxy) {
+	t.Helper()
+	c := newCluster(t, "the primary", enginetest.New(t, engine.Writer, mods...), "127.0.0.1:0")
+	c.run()
+	p := newProxy(t, c.bind)
+	for _, k := range kinds {
+		if _, err := c.n.EnablePrimary(enginetest.Context(t), k, p.addr); err != nil {
+			t.Fatalf("enabling the %s primary: %v", k, err)
+		}
+	}
+	return c, p
+}
+
+// enrol makes the empty store of a secondary, as an activation does, and does not run it.
+func (c *cluster) enrol(k Kind, id string, mods ...func(*engine.Config)) *cluster {
+	t := c.t
+	t.Helper()
+	ctx := enginetest.Context(t)
+	act, err := c.n.SecondaryToken(ctx, k, id, 0)
+	if err != nil {
+		t.Fatalf("minting a token: %v", err)
+	}
+	claims, err := token.Peek(act.Token)
+	if err != nil {
+		t.Fatalf("reading the token: %v", err)
+	}
+	key, request, err := newRequest()
+	if err != nil {
+		t.Fatalf("making a request: %v", err)
+	}
+	answer, err := c.n.Redeem(ctx, act.Token, string(request), "test")
+	if err != nil {
+		t.Fatalf("redeeming the token: %v", err)
+	}
+	var w welcome
+	if b, err := json.Marshal(answer); err != nil || json.Unmarshal(b, &w) != nil {
+		t.Fatalf("reading the answer: %v", err)
+	}
+	if err := w.check(k, claims, key, time.Now()); err != nil {
+		t.Fatalf("checking the answer: %v", err)
+	}
+	dir := filepath.Join(t.TempDir(), "secondary")
+	role := engine.Writer
+	if k == DR {
+		role = engine.Verbatim
+	}
+	notes := map[string][]byte{noteSet(k): mustJSON(w.set(claims, "")), noteTLSKey(k): key, noteSeen(k): mustJSON(w.History)}
+	err = engine.Create(dir, engine.Identity{ClusterID: uuid.NewString(), ClusterName: id, DigestSecret: w.secret}, notes)
+	if err != nil {
+		t.Fatalf("creating the secondary's store: %v", err)
+	}
+	repairable := func(c *engine.Config) { c.Repairable = true }
+	return newCluster(t, "secondary "+id, enginetest.Open(t, dir, role, append(mods, repairable)...), "")
+}
+
+// follow enrols a secondary and runs it.
+func (c *cluster) follow(k Kind, id string, mods ...func(*engine.Config)) *cluster {
+	c.t.Helper()
+	s := c.enrol(k, id, mods...)
+	s.run()
+	return s
+}
+
+// caughtUp waits until a secondary is at the primary's place with the same root and streams, and compares every record.
+func (c *cluster) caughtUp(k Kind, s *cluster) {
+	c.t.Helper()
+	c.until("the secondary streams at the primary's place with an equal root ("+s.n.link[k].get().Machine.String()+")", func() bool {
+		totals, at := c.e.Totals()
+		link := s.n.link[k].get()
+		if link.Machine.Name != StateStreamWALs || link.Verified != at.Index || s.e.SyncState() != nil {
+			return false
+		}
+		mine, _ := s.e.Totals()
+		return rootOf(k, mine) == rootOf(k, totals)
+	})
+	sameContent(c.t, k, c.e, s.e)
+}
+
+// sameContent compares records without using a digest.
+func sameContent(t testing.TB, k Kind, primary, secondary *engine.Engine) {
+	t.Helper()
+	want, got := enginetest.Content(t, primary), enginetest.Content(t, secondary)
+	scope := map[storage.KeyspaceID]storage.Scope{}
+	for _, e := range []*engine.Engine{primary, secondary} {
+		totals, _ := e.Totals()
+		for _, total := range totals {
+			scope[total.ID] = total.Scope
+		}
+	}
+	for id, s := range scope {
+		if !covers(k, s) {
+			continue
+		}
+		if len(want[id]) != len(got[id]) {
+			t.Errorf("keyspace %s: the secondary has %d records, the primary %d", id, len(got[id]), len(want[id]))
+		}
+		for key, value := range want[id] {
+			if got[id][key] != value {
+				t.Errorf("keyspace %s, key %q: got %d bytes, want %d", id, key, len(got[id][key]), len(value))
+				return
+			}
+		}
+	}
+}
+
+// write commits n records one by one, several at a time, and returns when all are durable.
+func (c *cluster) write(ks storage.KeyspaceID, scope storage.Scope, prefix string, n int) {
+	c.t.Helper()
+	var wg sync.WaitGroup
+	var failed atomic.Pointer[error]
+	next := atomic.Int64{}
+	for range 16 {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return
+				}
+				w := enginetest.Put(ks, scope, fmt.Sprintf("%s%06d", prefix, i), fmt.Sprintf("value %d of %s", i, prefix))
+				if _, err := c.e.Do(context.Background(), &engine.Tx{Writes: []engine.Write{w}}); err != nil {
+					failed.Store(&err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := failed.Load(); err != nil {
+		c.t.Fatalf("writing: %v", *err)
+	}
+}
+
+// load commits n records by few large transactions.
+func (c *cluster) load(ks storage.KeyspaceID, scope storage.Scope, prefix string, n, size int) {
+	c.t.Helper()
+	var ws []engine.Write
+	for i := range n {
+		value := make([]byte, size)
+		copy(value, fmt.Sprintf("%s%d", prefix, i))
+		ws = append(ws, enginetest.Put(ks, scope, fmt.Sprintf("%s%06d", prefix, i), string(value)))
+		if len(ws) == 1000 || i == n-1 {
+			enginetest.MustDo(c.t, c.e, ws...)
+			ws = nil
+		}
+	}
+}
+
+func (c *cluster) checkpoint() {
+	c.t.Helper()
+	if err := c.e.Checkpoint(enginetest.Context(c.t)); err != nil {
+		c.t.Fatalf("making a checkpoint: %v", err)
+	}
+}
+
+// ---- a network that can fail
+
+// proxy forwards connections to an address, counts bytes, and cuts or freezes on demand.
+type proxy struct {
+	t      testing.TB
+	addr   string
+	l      net.Listener
+	wg     sync.WaitGroup
+
+	down atomic.Int64 // bytes from target to client, of all connections
+	up   atomic.Int64
+
+	mu     sync.Mutex // guards what follows
+	target string
+	conns  map[net.Conn]net.Conn
+	cutAt  int64         // cut everything when down reaches it; 0: never
+	frozen chan struct{} // not nil: nothing is forwarded until it is closed
+	refuse bool
+}
+
+func newProxy(t testing.TB, target string) *proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("listening: %v", err)
+	}
+	p := &proxy{t: t, addr: l.Addr().String(), target: target, l: l, conns: map[net.Conn]net.Conn{}}
+	p.wg.Go(p.accept)
+	t.Cleanup(func() {
+		l.Close()
+		p.thaw()
+		p.cut()
+		p.wg.Wait()
+	})
+	return p
+}
+
+func (p *proxy) accept() {
+	for {
+		client, err := p.l.Accept()
+		if err != nil {
+			return
+		}
+		p.mu.Lock()
+		refuse, target := p.refuse, p.target
+		p.mu.Unlock()
+		server, err := net.Dial("tcp", target)
+		if err != nil || refuse {
+			client.Close()
+			if server != nil {
+				server.Close()
+			}
+			continue
+		}
+		p.mu.Lock()
+		p.conns[client] = server
+		p.mu.Unlock()
+		p.wg.Go(func() { p.forward(server, client, &p.up) })
+		p.wg.Go(func() { p.forward(client, server, &p.down) })
+	}
+}
+
+func (p *proxy) forward(dst, src net.Conn, count *atomic.Int64) {
+	defer src.Close()
+	defer dst.Close()
+	b := make([]byte, 16<<10)
+	for {
+		n, err := src.Read(b)
+		p.wait()
+		if n > 0 && count == &p.down {
+			if n = p.allowed(n); n == 0 {
+				p.cut()
+				return
+			}
+		}
+		count.Add(int64(n))
+		if _, werr := dst.Write(b[:n]); err != nil || werr != nil {
+			return
+		}
+	}
+}
+
+// allowed returns how many of n bytes may pass before the cut.
+func (p *proxy) allowed(n int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cutAt == 0 {
+		return n
+	}
+	left := p.cutAt - p.down.Load()
+	if left <= 0 {
+		p.cutAt = 0
+		return 0
+	}
+	return int(min(left, int64(n)))
+}
+
+func (p *proxy) wait() {
+	p.mu.Lock()
+	frozen := p.frozen
+	p.mu.Unlock()
+	if frozen != nil {
+		<-frozen
+	}
+}
+
+// cut ends all connections.
+func (p *proxy) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for a, b := range p.conns {
+		a.Close()
+		b.Close()
+	}
+	clear(p.conns)
+}
+
+// cutAfter ends all connections when n more bytes have come down.
+func (p *proxy) cutAfter(n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cutAt = p.down.Load() + n
+}
+
+// freeze stops forwarding and leaves the connections open: a peer that is gone without a word.
+func (p *proxy) freeze() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.frozen = make(chan struct{})
+}
+
+func (p *proxy) thaw() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.frozen != nil {
+		close(p.frozen)
+		p.frozen = nil
+	}
+}
+
+// block refuses new connections, or not.
+func (p *proxy) block(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refuse = on
+}
