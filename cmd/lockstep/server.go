@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/lockstepdb/lockstep/server"
 )
@@ -130,6 +131,9 @@ func (f *serverFlags) configWithDev(token string) (*server.Config, error) {
 	return cfg, nil
 }
 
+// sameSignal is how soon after the first a second signal is still the same one.
+const sameSignal = 200 * time.Millisecond
+
 // watchSignals lets SIGHUP reload. The first SIGTERM or SIGINT has ended ctx
 // (main sees to that); a second one ends the process at once.
 func watchSignals(ctx context.Context, reload chan<- struct{}) (context.Context, func()) {
@@ -153,6 +157,8 @@ func watchSignals(ctx context.Context, reload chan<- struct{}) (context.Context,
 		}
 	}()
 	stopSecond := context.AfterFunc(ctx, func() {
+		// Whoever signals a process and its group at once means it once.
+		time.Sleep(sameSignal)
 		signal.Notify(again, os.Interrupt, syscall.SIGTERM)
 		<-again
 		fmt.Fprintln(os.Stderr, "lockstep: ended at once by a second signal; the next start replays the log")

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -23,9 +25,15 @@ var statusCommand = command{"status", "show a running cluster and its replicatio
 
 // clusterStatus is what -format=json prints.
 type clusterStatus struct {
-	Address     string                    `json:"address"`
-	Health      map[string]any            `json:"health"`
-	Replication map[string]map[string]any `json:"replication"`
+	Address     string         `json:"address"`
+	Health      map[string]any `json:"health"`
+	Replication sets           `json:"replication"`
+}
+
+// sets are the statuses of the two replication sets.
+type sets struct {
+	DR          map[string]any `json:"dr"`
+	Performance map[string]any `json:"performance"`
 }
 
 func runStatus(ctx context.Context, c *console, args []string) error {
@@ -62,7 +70,7 @@ func askStatus(ctx context.Context, api *client.Client) (*clusterStatus, error) 
 		return nil, fmt.Errorf("ask %s for its health: %w", api.Address, err)
 	}
 	var answer struct {
-		Data map[string]map[string]any `json:"data"`
+		Data sets `json:"data"`
 	}
 	if err := api.Do(ctx, "GET", "sys/replication/status", nil, &answer); err != nil {
 		return nil, fmt.Errorf("ask %s for its replication status: %w", api.Address, err)
@@ -78,9 +86,8 @@ func (s *clusterStatus) print(w io.Writer) error {
 		{"Initialized", "initialized"}, {"Sealed", "sealed"}} {
 		f.print(t, s.Health)
 	}
-	for _, set := range []struct{ title, key string }{{"DR", "dr"}, {"Performance", "performance"}} {
-		printSet(t, set.title, s.Replication[set.key])
-	}
+	printSet(t, "DR", s.Replication.DR)
+	printSet(t, "Performance", s.Replication.Performance)
 	return t.Flush()
 }
 
@@ -99,7 +106,7 @@ var setFields = []field{
 	{"State", "state"}, {"Reason", "reason"}, {"Connection", "connection_state"}, {"Set", "cluster_id"}, {"Secondary id", "secondary_id"},
 	{"Primary", "primary_cluster_addr"}, {"Last index", "last_wal"}, {"Primary's index", "last_remote_wal"},
 	{"Lag, entries", "lag_entries"}, {"Lag, ms", "lag_ms"}, {"Root", "merkle_root"}, {"Damage found", "corrupted_merkle_tree"},
-	{"Resumed", "resumes"}, {"Diffs", "diffs"}, {"Syncs", "syncs"},
+	{"Consistent", "consistent"}, {"Reconnects", "resumes"}, {"Bytes of diff", "diff_bytes"}, {"Bytes of sync", "sync_bytes"},
 }
 
 func printSet(w io.Writer, title string, status map[string]any) {
@@ -120,10 +127,16 @@ func printSet(w io.Writer, title string, status map[string]any) {
 
 func peerLine(peer map[string]any) string {
 	var words []string
-	for _, key := range []string{"node_id", "api_address", "connection_status", "last_heartbeat"} {
+	for _, key := range []string{"node_id", "api_address", "connection_status", "state"} {
 		if v := text(peer[key]); v != "" {
 			words = append(words, v)
 		}
+	}
+	if lag := text(peer["lag_entries"]); lag != "" {
+		words = append(words, "lag "+lag+" entries")
+	}
+	if at := text(peer["last_heartbeat"]); at != "" {
+		words = append(words, "heard of at "+at)
 	}
 	return strings.Join(words, "  ")
 }
@@ -136,6 +149,12 @@ func text(v any) string {
 		return ""
 	case float64:
 		return fmt.Sprintf("%.0f", v)
+	case map[string]any:
+		var words []string
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			words = append(words, key+" "+text(v[key]))
+		}
+		return strings.Join(words, ", ")
 	}
 	return fmt.Sprint(v)
 }

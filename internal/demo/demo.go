@@ -70,6 +70,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
+	s.table.last(s.table.look(ctx))
 	if err := s.judge(ctx); err != nil {
 		return err
 	}

@@ -54,13 +54,15 @@ func (s *story) roots(ctx context.Context) []verdict {
 
 // resumed judges how the killed secondary caught up.
 func (s *story) resumed() verdict {
-	v := verdict{what: fmt.Sprintf("dr missed %d writes while it was down and resumed by position: %d bytes of diff, %d bytes of sync",
+	v := verdict{what: fmt.Sprintf("dr missed %d writes while it was down and continued at its place: %d bytes of diff, %d bytes of sync",
 		s.missed, s.restarted.DiffBytes, s.restarted.SyncBytes)}
 	switch {
 	case s.missed < leastMissed:
 		v.failed = fmt.Sprintf("it should have missed %d", leastMissed)
 	case s.restarted.DiffBytes != 0 || s.restarted.SyncBytes != 0:
 		v.failed = "it copied"
+	case s.restarted.Resumes["continue"] == 0:
+		v.failed = fmt.Sprintf("the primary never answered it to continue, but %v", s.restarted.Resumes)
 	}
 	return v
 }

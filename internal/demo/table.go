@@ -28,7 +28,14 @@ type table struct {
 	mu    sync.Mutex // guards out and drawn
 	drawn int        // lines of the table on the screen
 
-	rates map[string]*rate // the drawing goroutine's own
+	seen map[string]*seen // by node; the drawing goroutine's own
+}
+
+// seen is what the table remembers of a node from one look to the next.
+type seen struct {
+	rate
+	index uint64    // last that it told,
+	at    time.Time // and when
 }
 
 // rate turns a counter into a number a second.
@@ -75,6 +82,7 @@ func (t *table) erase() {
 
 // show draws until ctx ends.
 func (t *table) show(ctx context.Context) {
+	t.look(ctx) // rates need a first value
 	every := lineEvery
 	if t.terminal {
 		every = redraw
@@ -132,18 +140,18 @@ func ask(ctx context.Context, n *node, set string) *status {
 	return s
 }
 
-func (t *table) rate(of string) *rate {
-	if t.rates == nil {
-		t.rates = map[string]*rate{}
+func (t *table) of(n *node) *seen {
+	if t.seen == nil {
+		t.seen = map[string]*seen{}
 	}
-	if t.rates[of] == nil {
-		t.rates[of] = &rate{}
+	if t.seen[n.name] == nil {
+		t.seen[n.name] = &seen{}
 	}
-	return t.rates[of]
+	return t.seen[n.name]
 }
 
 func (t *table) primaryLine(now time.Time, sets []*status) line {
-	l := line{name: t.primary.name, role: "primary", state: "no answer", perSecond: t.rate(t.primary.name).per(now, uint64(t.acknowledged.len()))}
+	l := line{name: t.primary.name, role: "primary", state: "no answer", perSecond: t.of(t.primary).per(now, uint64(t.acknowledged.len()))}
 	var digests []string
 	for i, s := range sets {
 		if s == nil || s.Mode == "" {
@@ -156,23 +164,29 @@ func (t *table) primaryLine(now time.Time, sets []*status) line {
 	return l
 }
 
+// secondaryLine shows what the secondary tells of itself, and how many entries
+// of its primary it lacks as the primary tells. One that is down lags on.
 func (t *table) secondaryLine(now time.Time, n *node, primary, own *status) line {
-	l := line{name: n.name, role: n.kind + " secondary", secondary: true}
+	l := line{name: n.name, role: n.kind + " secondary", secondary: true, answered: true}
+	seen := t.of(n)
 	if own == nil {
-		l.state = "no answer"
+		l.state, l.index, l.ms = "no answer", seen.index, now.Sub(seen.at).Milliseconds()
 		if !n.running() {
 			l.state = "down"
 		}
-		return l
+	} else {
+		seen.index, seen.at = own.LastRemoteWAL, now
+		l.state, l.index, l.ms, l.digest = own.State, own.LastRemoteWAL, own.LagMilliseconds, short(own.MerkleRoot)
+		if own.Mode == "bootstrapping" {
+			l.state = own.Mode
+		}
 	}
-	l.answered, l.state, l.index, l.lag, l.ms = true, own.State, own.LastRemoteWAL, own.LagEntries, own.LagMilliseconds
-	if own.Mode == "bootstrapping" {
-		l.state = own.Mode
-	}
-	l.perSecond = t.rate(n.name).per(now, own.LastRemoteWAL)
-	l.digest = short(own.MerkleRoot)
-	if primary != nil && l.digest != "" && primary.MerkleRoot == own.MerkleRoot {
-		l.digest += " = primary"
+	l.perSecond = seen.per(now, seen.index)
+	if primary != nil {
+		l.lag = primary.last(n.kind) - min(l.index, primary.last(n.kind))
+		if own != nil && own.MerkleRoot != "" && primary.MerkleRoot == own.MerkleRoot {
+			l.digest += " = primary"
+		}
 	}
 	return l
 }
@@ -190,6 +204,14 @@ func (t *table) draw(lines []line) {
 	rows := rows(lines, t.acknowledged.len())
 	fmt.Fprintln(t.out, strings.Join(rows, "\n"))
 	t.drawn = len(rows)
+}
+
+// last draws a table that stays.
+func (t *table) last(lines []line) {
+	t.draw(lines)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.drawn = 0
 }
 
 func rows(lines []line, acknowledged int) []string {
