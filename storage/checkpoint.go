@@ -180,7 +180,7 @@ func (t *fileTx) close(f *frozenState, mark *Mark) error {
 
 // finishCheckpoint lets readers see the file as it is now.
 func (s *State) finishCheckpoint(f *frozenState, mark Mark) error {
-	view, err := s.newView(&mark, f.table.touched)
+	view, err := s.newView(&mark)
 	if err != nil {
 		s.failed = fmt.Errorf("the state cannot read what it wrote and must be opened again: %w", err)
 		return err
@@ -228,7 +228,7 @@ func (s *State) verifyTouched(view *fileView, f *frozenState) {
 		}
 		lastKs, lastLow = ks, leaf.Low
 		_ = view.read(func() error { // what is wrong was passed to Found where it was met
-			rows, err := view.leafRows(ks, []byte(leaf.Low))
+			rows, err := view.leafRows(ks, []byte(leaf.Low), nil)
 			if err != nil {
 				return err
 			}

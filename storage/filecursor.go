@@ -62,7 +62,7 @@ func (c *fileCursor) load(key []byte) error {
 	c.ok = false
 	leaf, high, last := c.v.keyspaces[c.ks].leaves.Find(key)
 	return c.v.read(func() error {
-		rows, err := c.v.leafRows(c.ks, key)
+		rows, err := c.v.leafRows(c.ks, key, c.rows)
 		if err != nil {
 			return err
 		}

@@ -53,6 +53,7 @@ func (t *fileTx) finish(m *Mark) error {
 		return fmt.Errorf("%s: a bucket is missing", t.s.opts.Path)
 	}
 	for id := range t.dirty {
+		t.s.stale[id] = struct{}{}
 		d := t.s.disk[id]
 		entry := encodeKeyspace(id, &d.info)
 		now := summaryOf(id, entry)

@@ -3,7 +3,6 @@ package storage
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
@@ -27,26 +26,25 @@ type fileView struct {
 
 type viewInfo struct {
 	info
-	leaves *merkle.Leaves // never changed
+	leaves *merkle.Leaves              // never changed
+	rows   atomic.Pointer[bolt.Bucket] // found by the first reader; only Get and cursors are used
 }
 
-// newView opens a view of the file as it is now, with one reference. The keyspaces in touched are
-// copied anew, others taken from the present view; nil means all. The caller is the checkpointer.
-func (s *State) newView(mark *Mark, touched map[KeyspaceID]struct{}) (*fileView, error) {
+// newView opens a view of the file as it is now, with one reference. What changed since the present view
+// is copied anew, the rest taken from it. The caller is the checkpointer.
+func (s *State) newView(mark *Mark) (*fileView, error) {
 	v := &fileView{state: s, gen: s.gen + 1, pos: mark.Applied, chain: mark.Chain}
-	if touched == nil || s.view == nil {
-		v.keyspaces = make(map[KeyspaceID]*viewInfo, len(s.disk))
-		for id := range s.disk {
-			v.keyspaces[id] = s.disk[id].view()
+	v.keyspaces = make(map[KeyspaceID]*viewInfo, len(s.disk))
+	for id, d := range s.disk {
+		_, changed := s.stale[id]
+		if changed || s.view == nil || s.view.keyspaces[id] == nil {
+			v.keyspaces[id] = &viewInfo{info: d.info, leaves: d.leaves.Clone()}
+			continue
 		}
-	} else {
-		v.keyspaces = maps.Clone(s.view.keyspaces)
-		for id := range touched {
-			if d := s.disk[id]; d != nil {
-				v.keyspaces[id] = d.view()
-			}
-		}
+		k := s.view.keyspaces[id]
+		v.keyspaces[id] = &viewInfo{info: k.info, leaves: k.leaves} // not its bucket, which belongs to the transaction
 	}
+	clear(s.stale)
 	tx, err := s.file.Begin()
 	if err != nil {
 		return nil, err
@@ -54,10 +52,6 @@ func (s *State) newView(mark *Mark, touched map[KeyspaceID]struct{}) (*fileView,
 	v.tx = tx
 	v.refs.Store(1)
 	return v, nil
-}
-
-func (d *diskInfo) view() *viewInfo {
-	return &viewInfo{info: d.info, leaves: d.leaves.Clone()}
 }
 
 // ref takes a reference; the caller holds s.mu, so that there is still one.
@@ -75,7 +69,15 @@ func (v *fileView) unref() {
 // rows returns the bucket of a keyspace's rows; nil when there is none. To be
 // called under Guard.
 func (v *fileView) rows(ks KeyspaceID) *bolt.Bucket {
-	return v.tx.Bucket(bucketName(prefixRows, ks))
+	k := v.keyspaces[ks]
+	if b := k.rows.Load(); b != nil {
+		return b
+	}
+	b := v.tx.Bucket(bucketName(prefixRows, ks))
+	if b != nil {
+		k.rows.Store(b)
+	}
+	return b
 }
 
 // get returns a record with its value, hashed and found right.
@@ -132,16 +134,12 @@ func (v *fileView) row(ks KeyspaceID, key []byte) (r row, ok bool, err error) {
 			return r, true, nil
 		}
 	}
-	rows, err := v.leafRows(ks, key)
-	if err != nil {
-		return r, false, err
+	there := false
+	err = v.walkLeaf(ks, key, func(k []byte, _ row) { there = there || bytes.Equal(k, key) })
+	if err == nil && there {
+		err = v.state.found(ks, key, "the record is there but cannot be found by its key: a page above it is damaged")
 	}
-	for i := range rows {
-		if bytes.Equal(rows[i].key, key) {
-			return r, false, v.state.found(ks, key, "the record is there but cannot be found by its key: a page above it is damaged")
-		}
-	}
-	return r, false, nil
+	return row{}, false, err
 }
 
 // leafRow is one row of a leaf; key and row alias the file's page.
@@ -150,35 +148,45 @@ type leafRow struct {
 	row
 }
 
-// leafRows returns the rows of the leaf that key belongs to, all of them: their check sums and the leaf's
-// total are compared. To be called under Guard.
-func (v *fileView) leafRows(ks KeyspaceID, key []byte) ([]leafRow, error) {
-	k := v.keyspaces[ks]
-	leaf, high, last := k.leaves.Find(key)
+// leafRows returns the rows of the leaf that key belongs to, all of them, in rows' memory. To be called
+// under Guard.
+func (v *fileView) leafRows(ks KeyspaceID, key []byte, rows []leafRow) ([]leafRow, error) {
+	rows = rows[:0]
+	err := v.walkLeaf(ks, key, func(key []byte, r row) {
+		rows = append(rows, leafRow{key, r})
+	})
+	return rows, err
+}
+
+// walkLeaf calls fn for each row of the leaf that key belongs to, and compares check sums and the leaf's
+// total: when it returns nil, there are no others. To be called under Guard.
+func (v *fileView) walkLeaf(ks KeyspaceID, key []byte, fn func(key []byte, r row)) error {
+	leaf, high, last := v.keyspaces[ks].leaves.Find(key)
 	var have merkle.Total
-	var rows []leafRow
 	if b := v.rows(ks); b != nil {
+		var before []byte
 		c := b.Cursor()
 		for key, value := c.Seek([]byte(leaf.Low)); key != nil && (last || string(key) < high); key, value = c.Next() {
-			if have.Count == leaf.Count || value == nil {
+			if have.Count == leaf.Count { // also where there is no end to them
 				have.Count++
 				break
 			}
-			if len(rows) > 0 && bytes.Compare(rows[len(rows)-1].key, key) >= 0 || string(key) < leaf.Low {
-				return nil, v.state.found(ks, key, "the record is out of order")
+			if before != nil && bytes.Compare(before, key) >= 0 || string(key) < leaf.Low {
+				return v.state.found(ks, key, "the record is out of order")
 			}
 			r, err := decodeRow(key, value)
 			if err != nil {
-				return nil, v.rowError(ks, key, err)
+				return v.rowError(ks, key, err)
 			}
 			have.Replace(nil, &r.digest)
-			rows = append(rows, leafRow{key, r})
+			fn(key, r)
+			before = key
 		}
 	}
 	if have != leaf.Total {
-		return nil, v.state.found(ks, []byte(leaf.Low), "the leaf that starts here does not hold what it did: %d of %d records, or others", len(rows), leaf.Count)
+		return v.state.found(ks, []byte(leaf.Low), "the leaf that starts here does not hold what it did: %d records of %d, or others", have.Count, leaf.Count)
 	}
-	return rows, nil
+	return nil
 }
 
 // rowError tells a damaged row from one that a newer program wrote.

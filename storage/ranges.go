@@ -63,13 +63,11 @@ func (v *fileView) below(ks KeyspaceID, key []byte) (merkle.Total, error) {
 		return t, nil
 	}
 	err := v.read(func() error {
-		rows, err := v.leafRows(ks, key)
-		for i := range rows {
-			if bytes.Compare(rows[i].key, key) < 0 {
-				t.Replace(nil, &rows[i].digest)
+		return v.walkLeaf(ks, key, func(k []byte, r row) {
+			if bytes.Compare(k, key) < 0 {
+				t.Replace(nil, &r.digest)
 			}
-		}
-		return err
+		})
 	})
 	return t, err
 }

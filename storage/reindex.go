@@ -262,7 +262,7 @@ func (t *fileTx) storeLeaves(id KeyspaceID, leaves *merkle.Leaves, from string) 
 func (s *State) publishReindexed() error {
 	mark := s.mark.clone()
 	mark.ReindexNeeded = false
-	view, err := s.newView(&mark, nil)
+	view, err := s.newView(&mark)
 	if err != nil {
 		s.failed = fmt.Errorf("the state cannot read what it wrote and must be opened again: %w", err)
 		return err

@@ -29,7 +29,7 @@ type Options struct {
 	// VerifyLeaves is how many of the leaves a checkpoint touches it re-reads and hashes again, so
 	// that rot beside a fresh write is found at once; 256, negative: none. Damage goes to Found.
 	VerifyLeaves int
-	// Found is told of damage as it is met, by readers too: it must be quick and safe for concurrent use.
+	// Found is told of damage as it is met, by readers too: it must be quick, safe for concurrent use, and not call the State.
 	Found func(Damage)
 }
 
@@ -73,13 +73,14 @@ type State struct {
 	cursors map[string]wal.Position  // per subscription
 	sync    *SyncState               // as told by SetSync and by entries; replaced, never changed
 	mark    Mark                     // of the newest finished checkpoint
-	changed bool                     // something but records waits for a checkpoint
+	changed bool                     // something waits for a checkpoint
 
 	work    sync.Mutex               // one checkpointer at a time; guards the rest
 	disk    map[KeyspaceID]*diskInfo // the file as it is
 	kspace  merkle.Total             // summary of the bucket keyspaces
 	written Mark                     // in the file: ahead of mark while a checkpoint is under way
 	pending *frozenState             // a checkpoint that ctx ended in the middle; nil: none
+	stale   map[KeyspaceID]struct{}  // changed in the file since view was opened
 	failed  error                    // a change of the file failed: no further one
 }
 
@@ -163,7 +164,7 @@ func (s *State) load() error {
 	}
 	s.disk, s.kspace, s.mark, s.written = l.keyspaces, l.summary, l.mark, l.mark.clone()
 	s.pos, s.chain, s.sync = l.mark.Applied, l.mark.Chain, l.mark.Sync
-	s.cursors = maps.Clone(l.mark.Cursors)
+	s.cursors, s.stale = maps.Clone(l.mark.Cursors), map[KeyspaceID]struct{}{}
 	s.dropped = map[KeyspaceID]uint64{}
 	for id, d := range s.disk {
 		k := d.info
@@ -172,7 +173,7 @@ func (s *State) load() error {
 			s.dropped[id] = k.detachedAt
 		}
 	}
-	view, err := s.newView(&s.mark, nil)
+	view, err := s.newView(&s.mark)
 	if err != nil {
 		return err
 	}

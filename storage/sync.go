@@ -33,7 +33,8 @@ func (s *State) bulk() error {
 }
 
 // SetSync stores the state of a sync in the file (nil: ended), synced. Only while no table content waits
-// (ErrTablesNotEmpty); callers checkpoint first.
+// (ErrTablesNotEmpty); callers checkpoint first. When a sync ends, Totals returns what the file holds: whether that is
+// what the feeder has is the caller's to compare.
 func (s *State) SetSync(sync *SyncState) error {
 	s.work.Lock()
 	defer s.work.Unlock()
@@ -47,6 +48,12 @@ func (s *State) SetSync(sync *SyncState) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if ended := s.sync != nil && sync == nil; ended {
+		for id, d := range s.disk {
+			k := d.info
+			s.live.Set(string(id[:]), &k)
+		}
+	}
 	s.mark.Sync, s.sync = mark.Sync, mark.Sync.clone()
 	return nil
 }
@@ -87,7 +94,7 @@ func (s *State) StartAfter(p wal.Position, chain wal.Hash, sync *SyncState) erro
 
 // publish shows readers the file as it is after a bulk change, which the tables had no part in.
 func (s *State) publish(mark Mark, touched map[KeyspaceID]struct{}) error {
-	view, err := s.newView(&mark, touched)
+	view, err := s.newView(&mark)
 	if err != nil {
 		s.failed = fmt.Errorf("the state cannot read what it wrote and must be opened again: %w", err)
 		return err
@@ -197,6 +204,7 @@ type rangeWalk struct {
 	next, high []byte   // what is left: [next, high)
 	recs       []Record // those of it that are left
 	done       bool
+	ops        []rangeOp // memory of the last plan
 }
 
 // rangeOp is one change that a walk found necessary.
@@ -229,7 +237,7 @@ func (t *fileTx) step(ks KeyspaceID, scope Scope, walk *rangeWalk) error {
 
 // plan lists the changes of one transaction, all before the first is made: a cursor does not survive a change.
 func (r *rangeWalk) plan(w *ksWriter, records int, size int64) []rangeOp {
-	var ops []rangeOp
+	ops := r.ops[:0]
 	c := w.rows.Cursor()
 	k, v := c.Seek(r.next)
 	var last []byte
@@ -264,6 +272,7 @@ func (r *rangeWalk) plan(w *ksWriter, records int, size int64) []rangeOp {
 	if last != nil {
 		r.next = append(bytes.Clone(last), 0)
 	}
+	r.ops = ops
 	return ops
 }
 
