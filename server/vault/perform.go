@@ -186,8 +186,7 @@ func (c *Core) forward(r *request) (*reply, error) {
 		RequestID: r.id, Policies: r.caller.policies, DisplayName: r.caller.displayName,
 	})
 	if errors.Is(err, replication.ErrUnreachable) {
-		c.log.Warn("a write could not be forwarded", "path", r.path, "request_id", r.id, "error", err)
-		return nil, refuse(errUnavailable, "the primary of this performance secondary cannot be reached: writes to what is shared wait for it, reads and local mounts go on")
+		return nil, refuse(errUnavailable, "a write to what is shared needs the primary, reads and local mounts do not: %s", err)
 	}
 	if err != nil {
 		return nil, err

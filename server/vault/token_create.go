@@ -27,7 +27,7 @@ type tokenParams struct {
 }
 
 const (
-	maxTokenPolicies = 256
+	maxTokenPolicies = 200
 	maxMeta          = 64
 	maxName          = 512 // bytes of a name or of a piece of metadata
 )
