@@ -119,7 +119,7 @@ func keepReserve(dir string) error {
 
 // clientWritable says why a client's write is refused before it is looked at, if so.
 func (e *Engine) clientWritable() error {
-	if e.life.failure() != nil {
+	if e.life.over() {
 		return e.life.refusal()
 	}
 	if e.cfg.Role != Writer {

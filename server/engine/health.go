@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -112,6 +113,7 @@ func (e *Engine) Reindex(ctx context.Context, progress func(stage string, done, 
 				return err
 			}
 		}
+		before := e.state.Totals()
 		var err error
 		if wrong, err = e.state.Reindex(ctx, stage(progress, "reindex")); err != nil {
 			if isCommit(err) {
@@ -121,6 +123,9 @@ func (e *Engine) Reindex(ctx context.Context, progress func(stage string, done, 
 		}
 		e.seq.ledger.reload()
 		e.system.Add(1)
+		if slices.Equal(before, e.state.Totals()) {
+			return nil
+		}
 		return e.rebase()
 	})
 	return wrong, err

@@ -41,6 +41,18 @@ func (l *lifecycle) failure() error {
 	return l.err
 }
 
+// over reports whether nothing is sequenced any more, or a commit failed.
+func (l *lifecycle) over() bool {
+	select {
+	case <-l.ended:
+		return true
+	case <-l.failed:
+		return true
+	default:
+		return false
+	}
+}
+
 // refusal is what is answered to whom the engine can no longer serve.
 func (l *lifecycle) refusal() error {
 	if err := l.failure(); err != nil {
