@@ -53,8 +53,14 @@ func newLink() *link {
 }
 
 // remember fills in what is known before the first contact.
-func (l *link) remember(s *setConfig) {
-	l.update(func(st *linkState) { st.Known = s.Primaries })
+func (l *link) remember(s *setConfig, syncing bool) {
+	l.update(func(st *linkState) {
+		st.Known = s.Primaries
+		st.Machine = State{Name: StateConnecting, Syncing: syncing}
+		if !s.Joined {
+			st.Machine.Name = StateBootstrapping
+		}
+	})
 }
 
 func (l *link) update(change func(*linkState)) {

@@ -130,7 +130,7 @@ func New(cfg Config) (*Node, error) {
 		}
 		n.sets[k] = set
 		if set != nil && set.Mode == Secondary {
-			n.link[k].remember(set)
+			n.link[k].remember(set, n.engine.SyncState() != nil)
 		}
 	}
 	if err := n.loadChecked(); err != nil {
