@@ -19,8 +19,10 @@ if [ "${1-}" = -check ]; then
 		echo "generated code is out of date: run 'make generate' and commit what it changes" >&2
 		exit 1
 	fi
+	go run scripts/formats.go -check
 	exit 0
 fi
 rm -f proto/replicationpb/*.pb.go
 cp "$tmp"/replicationpb/*.pb.go proto/replicationpb/
+go run scripts/formats.go
 echo "generated: $(cd proto/replicationpb && ls ./*.pb.go | xargs)"

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -19,6 +22,33 @@ func (n *Node) Store() string {
 		n.t.Fatalf("live store of %s: %v", n.Name, err)
 	}
 	return filepath.Join(n.Data, string(bytes.TrimSpace(name)))
+}
+
+// Segments returns the files of the live store's log, oldest first.
+func (n *Node) Segments() []string {
+	n.t.Helper()
+	files, err := filepath.Glob(filepath.Join(n.Store(), "log", "*.wal"))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	slices.Sort(files) // a name begins with the first index, in twenty digits
+	return files
+}
+
+// FirstIndex returns the first index that the node's log holds, by the names
+// of its segments: what retention dropped, by a witness outside the product.
+func (n *Node) FirstIndex() uint64 {
+	n.t.Helper()
+	files := n.Segments()
+	if len(files) == 0 {
+		n.t.Fatalf("%s has no segment in %s", n.Name, n.Store())
+	}
+	first, _, _ := strings.Cut(filepath.Base(files[0]), "-")
+	index, err := strconv.ParseUint(first, 10, 64)
+	if err != nil {
+		n.t.Fatalf("segment %s: %v", files[0], err)
+	}
+	return index
 }
 
 // Offset finds where in a bbolt file a value lies: pick is asked about each

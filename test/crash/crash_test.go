@@ -168,8 +168,8 @@ func (c *crasher) stayAway(p plan) bool {
 	}
 	last := c.Primary.MustStatus(cluster.DR).LastDRWAL
 	cluster.Eventually(c.t, cluster.Deadline, "retention overtakes the secondaries that are away", func() (bool, string) {
-		first, ok := c.Primary.MustStatus(cluster.DR).Number(fieldLogFirst)
-		return ok && uint64(first) > last+1, fmt.Sprintf("log held from %v, they are at %d at most", first, last)
+		first := c.Primary.FirstIndex()
+		return first > last+1, fmt.Sprintf("log held from %d, they are at %d at most", first, last)
 	})
 	c.sums.overtaken++
 	return true
@@ -226,9 +226,8 @@ func (c *crasher) verify(keys []string) {
 
 // Names of status fields that only Lockstep has.
 const (
-	fieldLogFirst   = "log_first"
-	fieldSyncs      = "syncs"
-	fieldBootstraps = "bootstraps"
+	fieldSyncs      = "repair" // in resumes
+	fieldBootstraps = "bootstrap"
 )
 
 // judge holds what the secondaries counted since their start against the

@@ -25,13 +25,10 @@ const (
 	wireLimit  = 100 << 10 // bytes that a repair may cost
 )
 
-// rot is one kind of damage: where a byte is changed, and what it must be
-// called by. It returns the file, the place, and the keys one of which must be
-// named (a leaf is named by its lowest key).
+// rot is one kind of damage: it says where the byte lies that is changed.
 type rot struct {
 	name  string
 	place func(t *testing.T, n *cluster.Node, record int) (file string, at int64)
-	named func(record int) []string // keys, one of which a report must name; nil: see place
 }
 
 var rots = []rot{
@@ -173,12 +170,8 @@ func valueByte(t *testing.T, n *cluster.Node, record int) (string, int64) {
 }
 
 func entryByte(t *testing.T, n *cluster.Node, record int) (string, int64) {
-	segments, err := filepath.Glob(filepath.Join(n.Store(), "log", "*.wal"))
-	if err != nil || len(segments) == 0 {
-		t.Fatalf("no segments in %s: %v", n.Store(), err)
-	}
 	marker := []byte(cluster.Value(record, 1, 0))
-	for _, file := range segments {
+	for _, file := range n.Segments() {
 		at, found := cluster.Offset(t, file, func(_ []string, _, value []byte) int { return bytes.Index(value, marker) })
 		if found {
 			return file, at + 8
