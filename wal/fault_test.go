@@ -60,7 +60,7 @@ func subsets(n int, fn func(written []bool)) {
 		return
 	}
 	rng := rand.New(rand.NewPCG(3, 4))
-	for range 200 {
+	for range 100 {
 		keep := rng.IntN(4) // often nearly all or nearly none
 		for i := range written {
 			written[i] = rng.IntN(4) <= keep
@@ -80,7 +80,7 @@ func TestAnySubsetOfTheWrittenPagesGivesAllOfTheCommitOrNoneOrARefusal(t *testin
 		"many pages":           func(m *maker) []*wal.Frame { return []*wal.Frame{m.sized(300, 300)} },
 	}
 	for name, commit := range commits {
-		for _, earlier := range []int{1, 2, 7} {
+		for _, earlier := range []int{1, 6} {
 			t.Run(fmt.Sprintf("%s after %d commits", name, earlier), func(t *testing.T) {
 				dir := t.TempDir()
 				cfg := wal.Config{Dir: dir, SegmentBytes: 1 << 20, RingBytes: 1}
@@ -95,7 +95,7 @@ func TestAnySubsetOfTheWrittenPagesGivesAllOfTheCommitOrNoneOrARefusal(t *testin
 				before := read(t, path)
 				mustAppend(t, l, frames...)
 				after := read(t, path)
-				var none, all, refused, cut int
+				var none, all, refused, cut, tried int
 				changed, b, a := changedPages(before, after)
 				left := crash(t, dir)
 				subsets(len(changed), func(written []bool) {
@@ -105,9 +105,14 @@ func TestAnySubsetOfTheWrittenPagesGivesAllOfTheCommitOrNoneOrARefusal(t *testin
 							copy(file[p*pageSize:(p+1)*pageSize], a[p*pageSize:])
 						}
 					}
-					to := crash(t, left)
+					to := left
+					tried++
+					readOnly := tried%8 != 0 // the others also carry out what they find, in a copy
+					if !readOnly {
+						to = crash(t, left)
+					}
 					write(t, filepath.Join(to, filepath.Base(path)), file)
-					got, report, err := reopen(to)
+					got, report, err := openAndRead(wal.Config{Dir: to, RingBytes: 1, ReadOnly: readOnly})
 					switch {
 					case err != nil:
 						refused++
@@ -140,7 +145,11 @@ func TestAnySubsetOfTheWrittenPagesGivesAllOfTheCommitOrNoneOrARefusal(t *testin
 
 // reopen opens a log as after a crash and reads all of it.
 func reopen(dir string) ([]*wal.Frame, wal.Report, error) {
-	l, report, err := wal.Open(wal.Config{Dir: dir, RingBytes: 1})
+	return openAndRead(wal.Config{Dir: dir, RingBytes: 1})
+}
+
+func openAndRead(cfg wal.Config) ([]*wal.Frame, wal.Report, error) {
+	l, report, err := wal.Open(cfg)
 	if err != nil {
 		return nil, report, err
 	}

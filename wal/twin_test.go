@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sort"
 	"testing"
 
 	"github.com/lockstepdb/lockstep/wal"
@@ -14,27 +15,28 @@ type twin struct {
 	*maker
 	from int // frames before are gone
 	log  *wal.Log
-	dir  string
 	cfg  wal.Config
 	rng  *rand.Rand
 }
 
 func TestRandomCallsGiveWhatASliceOfFramesGives(t *testing.T) {
-	for seed := range uint64(6) {
+	for seed := range uint64(4) {
 		rng := rand.New(rand.NewPCG(seed, 1))
-		cfg := wal.Config{Dir: t.TempDir(), SegmentEntries: 1 + rng.IntN(30), RingBytes: int64(1 + rng.IntN(20_000))}
+		cfg := wal.Config{Dir: t.TempDir(), SegmentBytes: 4 << 10, RingBytes: int64(1 + rng.IntN(20_000))}
 		if seed%2 == 0 {
-			cfg.SegmentEntries, cfg.SegmentBytes = 0, 4<<10
+			cfg.SegmentBytes, cfg.SegmentEntries = 64<<10, 3+rng.IntN(40)
 		}
 		l, _ := mustOpen(t, cfg)
 		w := &twin{maker: newMaker(), log: l, cfg: cfg, rng: rng}
-		for step := range 120 {
+		for step := range 100 {
 			name := w.step(t)
 			if err := w.compare(); err != nil {
 				t.Fatalf("seed %d, step %d, after %s: %v", seed, step, name, err)
 			}
+			if step%25 == 24 {
+				holds(t, w.log, w.all[w.from:])
+			}
 		}
-		holds(t, w.log, w.all[w.from:])
 	}
 }
 
@@ -70,7 +72,7 @@ func (w *twin) step(t *testing.T) string {
 }
 
 func (w *twin) truncate(t *testing.T) {
-	below := w.log.First() + uint64(w.rng.IntN(60))
+	below := w.log.First() + uint64(w.rng.IntN(150))
 	if _, err := w.log.Truncate(below); err != nil {
 		t.Fatal(err)
 	}
@@ -84,13 +86,6 @@ func (w *twin) truncate(t *testing.T) {
 }
 
 func (w *twin) compare() error {
-	got, err := readAll(w.log)
-	if err != nil {
-		return err
-	}
-	if err := sameFrames(got, w.all[w.from:]); err != nil {
-		return err
-	}
 	at, chain := w.log.End()
 	if at.Index != w.next-1 || chain != w.chain {
 		return fmt.Errorf("end: got %d, want %d", at.Index, w.next-1)
@@ -107,8 +102,13 @@ func (w *twin) compare() error {
 			if !errors.Is(err, wal.ErrGone) {
 				return fmt.Errorf("frame %d: got %v, want ErrGone", index, err)
 			}
-		case err != nil || f.First > index || f.Last() < index:
-			return fmt.Errorf("frame %d: got %v, %v", index, f, err)
+		case err != nil:
+			return fmt.Errorf("frame %d: %w", index, err)
+		default:
+			i := sort.Search(len(w.all), func(i int) bool { return w.all[i].Last() >= index })
+			if !same(f, w.all[i]) {
+				return fmt.Errorf("frame %d: got %+v, want %+v", index, f.Header, w.all[i].Header)
+			}
 		}
 	}
 	return nil
