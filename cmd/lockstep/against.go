@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -145,7 +147,8 @@ func compareLists(w io.Writer, file string, want, have map[string]sum) error {
 			fmt.Fprintf(w, "%s: %s\n", path, what)
 		}
 	}
-	for path, value := range want {
+	for _, path := range slices.Sorted(maps.Keys(want)) {
+		value := want[path]
 		got, ok := have[path]
 		switch {
 		case !ok:
