@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/lockstepdb/lockstep/internal/boltfile"
 )
 
 // Config is a node's configuration, read from a file by ReadConfig or made
@@ -35,6 +37,7 @@ type Config struct {
 	Logger hclog.Logger    // made from LogLevel and LogFormat, writing to standard error, when nil
 	Reload <-chan struct{} // each value makes the server read certificates and log level again; may be nil
 	Ready  func(Addresses) // called once, when requests are answered; may be nil
+	Seam   boltfile.Seam   // stands around every commit, for fault tests; may be nil
 }
 
 // Listener says where the API listens, and with which certificate.

@@ -98,6 +98,7 @@ func engineConfig(cfg *Config, gen *Generation, log hclog.Logger) engine.Config 
 		RetainAge:          r.RetainAge,
 		MinFree:            cfg.minFree(),
 		Repairable:         gen.Secondary,
+		Seam:               cfg.Seam,
 	}
 }
 

@@ -1,0 +1,168 @@
+package server
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/lockstepdb/lockstep/server/engine"
+)
+
+// syncBuffer is a log that a test reads while others write it.
+type syncBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// newTestNode makes a node without a listener of its own; its gate is served
+// by an httptest server.
+func newTestNode(t *testing.T) (*node, *httptest.Server) {
+	t.Helper()
+	cfg := testConfig(t)
+	n := &node{cfg: cfg, log: hclog.NewNullLogger(), dir: openDir(t, cfg.DataDir)}
+	n.gate.shut(waiting{reason: "the server is starting"})
+	n.addresses = Addresses{API: "http://" + cfg.Listener.Address}
+	host, port, err := splitAddress(cfg.Listener.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.clusterBind = host + ":" + strconv.Itoa(port+1)
+	srv := httptest.NewServer(&n.gate)
+	t.Cleanup(srv.Close)
+	return n, srv
+}
+
+func TestASwitchServesAnotherGenerationBehindTheSameListener(t *testing.T) {
+	n, srv := newTestNode(t)
+	if code, text := get(t, srv.URL+"/v1/sys/health"); code != 503 || !strings.Contains(text, "starting") {
+		t.Errorf("before the start: got %d %s", code, text)
+	}
+	c, err := n.openCore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	type outcome struct {
+		again bool
+		err   error
+	}
+	ended := make(chan outcome, 1)
+	ready := make(chan struct{})
+	n.cfg.Ready = func(Addresses) { close(ready) }
+	go func() {
+		again, err := c.run(context.Background())
+		ended <- outcome{again, err}
+	}()
+	<-ready
+	if code, text := get(t, srv.URL+"/v1/sys/health"); code != 200 {
+		t.Errorf("the first core: got %d %s", code, text)
+	}
+
+	id := engine.Identity{ClusterName: "switched", DigestSecret: make([]byte, 32)}
+	if err := c.switchTo(id, engine.Verbatim, map[string][]byte{"note": []byte("kept")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.switchTo(id, engine.Verbatim, nil); err == nil {
+		t.Error("a second switch of one core was accepted")
+	}
+	if got := <-ended; !got.again || got.err != nil {
+		t.Fatalf("the first core ended with %+v, want again", got)
+	}
+	if err := c.engine.Close(); err != nil {
+		t.Fatal(err)
+	}
+	demandBootstrapping(t, srv.URL)
+
+	next, err := n.openCore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.engine.Close()
+	if next.gen.Role != engine.Verbatim || !next.gen.Secondary || next.engine.Identity().ClusterName != "switched" || string(next.engine.NodeGet("note")) != "kept" {
+		t.Errorf("the next core is of %+v", next.gen)
+	}
+}
+
+// demandBootstrapping demands what a cluster between two generations answers.
+func demandBootstrapping(t *testing.T, url string) {
+	t.Helper()
+	if code, text := get(t, url+"/v1/sys/health"); code != 472 || decoded(t, text)["replication_dr_mode"] != "bootstrapping" {
+		t.Errorf("health: got %d %s", code, text)
+	}
+	if code, _ := get(t, url+"/v1/sys/health?drsecondarycode=299"); code != 299 {
+		t.Errorf("health with a code of its own: got %d", code)
+	}
+	if code, _ := get(t, url+"/v1/sys/health?drsecondarycode=x"); code != 400 {
+		t.Errorf("health with a wrong code: got %d", code)
+	}
+	if code, text := get(t, url+"/v1/sys/replication/dr/status"); code != 200 || !strings.Contains(text, `"mode":"bootstrapping"`) {
+		t.Errorf("status: got %d %s", code, text)
+	}
+	if code, text := get(t, url+"/v1/sys/replication/performance/status"); code != 200 || !strings.Contains(text, `"mode":"disabled"`) {
+		t.Errorf("status of the other set: got %d %s", code, text)
+	}
+	if code, text := get(t, url+"/v1/secret/data/app"); code != 503 || !strings.Contains(text, "role is changing") {
+		t.Errorf("anything else: got %d %s", code, text)
+	}
+}
+
+func get(t *testing.T, url string) (int, string) {
+	t.Helper()
+	answer, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	var b strings.Builder
+	if _, err := io.Copy(&b, answer.Body); err != nil {
+		t.Fatal(err)
+	}
+	return answer.StatusCode, b.String()
+}
+
+func TestRequestsThatOutlastTheirCoreAreCancelled(t *testing.T) {
+	var g gate
+	entered, cause := make(chan struct{}), make(chan error, 1)
+	g.open(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		close(entered)
+		<-r.Context().Done()
+		cause <- context.Cause(r.Context())
+	}))
+	srv := httptest.NewServer(&g)
+	defer srv.Close()
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		if answer, err := http.Get(srv.URL); err == nil {
+			answer.Body.Close()
+		}
+	}()
+	<-entered
+	g.shut(waiting{reason: "over"}).drain(time.Millisecond)
+	if got := <-cause; got != errRoleEnded {
+		t.Errorf("cancelled with %v, want %v", got, errRoleEnded)
+	}
+	<-answered
+	if code, text := get(t, srv.URL); code != 503 || !strings.Contains(text, "over") {
+		t.Errorf("after the end: got %d %s", code, text)
+	}
+}
