@@ -2083,7 +2083,8 @@ type RecordsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	Range         *Range                 `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
-	Keys          [][]byte               `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"` // only these, sorted; none: the whole range
+	Keys          [][]byte               `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`                          // only these, sorted; none: the whole range
+	MaxBytes      uint64                 `protobuf:"varint,4,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"` // the stream ends, not done, once it has brought so many: what a lost connection can waste; 0: the feeder's limit
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2137,6 +2138,13 @@ func (x *RecordsRequest) GetKeys() [][]byte {
 		return x.Keys
 	}
 	return nil
+}
+
+func (x *RecordsRequest) GetMaxBytes() uint64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
 }
 
 type RecordsReply struct {
@@ -2746,11 +2754,12 @@ const file_replication_proto_rawDesc = "" +
 	"\x04done\x18\x04 \x01(\bR\x04done\"0\n" +
 	"\x04Item\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
-	"\x06digest\x18\x02 \x01(\fR\x06digest\"n\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\"\x8b\x01\n" +
 	"\x0eRecordsRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x124\n" +
 	"\x05range\x18\x02 \x01(\v2\x1e.lockstep.replication.v1.RangeR\x05range\x12\x12\n" +
-	"\x04keys\x18\x03 \x03(\fR\x04keys\"\xad\x01\n" +
+	"\x04keys\x18\x03 \x03(\fR\x04keys\x12\x1b\n" +
+	"\tmax_bytes\x18\x04 \x01(\x04R\bmaxBytes\"\xad\x01\n" +
 	"\fRecordsReply\x12:\n" +
 	"\aread_at\x18\x01 \x01(\v2!.lockstep.replication.v1.PositionR\x06readAt\x129\n" +
 	"\arecords\x18\x02 \x03(\v2\x1f.lockstep.replication.v1.RecordR\arecords\x12\x12\n" +

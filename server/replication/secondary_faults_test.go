@@ -4,7 +4,6 @@ import (
 	"context"
 	"net"
 	"sync"
-	"testing"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -16,7 +15,7 @@ import (
 // meddler is the primary's own service behind the primary's own TLS, with hands on every message of a stream and every reply of a sync.
 type meddler struct {
 	*service
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex                                                // guards what follows
 	down   func(n int, m *pb.FromPrimary) ([]*pb.FromPrimary, error) // n counts the messages of a stream
 	up     func(m *pb.FromSecondary)
 	reply  func(m any)
@@ -130,5 +129,3 @@ func (p *proxy) retarget(addr string) {
 	defer p.mu.Unlock()
 	p.target = addr
 }
-
-var _ = testing.Short

@@ -73,11 +73,15 @@ func newCluster(t testing.TB, name string, e *engine.Engine, bind string) *clust
 	return c
 }
 
+func (c *cluster) logger() hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{Output: c.logs, Level: hclog.Debug})
+}
+
 // run starts the node on the cluster's engine.
 func (c *cluster) run() {
 	c.t.Helper()
 	n, err := New(Config{
-		Engine: c.e, Logger: hclog.New(&hclog.LoggerOptions{Output: c.logs, Level: hclog.Debug}), APIAddr: "http://127.0.0.1:1",
+		Engine: c.e, Logger: c.logger(), APIAddr: "http://127.0.0.1:1",
 		ClusterBind: c.bind, Version: "0.1.0", HeartbeatInterval: 50 * time.Millisecond,
 		Handle: func(ctx context.Context, f *Forwarded) *ForwardedAnswer { return c.handle(ctx, f) },
 	})
@@ -279,10 +283,10 @@ func (c *cluster) checkpoint() {
 
 // proxy forwards connections to an address, counts bytes, and cuts or freezes on demand.
 type proxy struct {
-	t      testing.TB
-	addr   string
-	l      net.Listener
-	wg     sync.WaitGroup
+	t    testing.TB
+	addr string
+	l    net.Listener
+	wg   sync.WaitGroup
 
 	down atomic.Int64 // bytes from target to client, of all connections
 	up   atomic.Int64

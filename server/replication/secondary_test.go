@@ -252,7 +252,9 @@ func TestLogThatExpiresDuringBootstrapCostsDigestsNotData(t *testing.T) { // int
 			}
 		})
 		s := p.follow(k, "s")
-		s.until("the first keyspace has been received", func() bool { return s.n.link[k].get().SyncBytes > 1_000_000 && s.n.link[k].get().Machine.Name != StateMerkleSync })
+		s.until("the first keyspace has been received", func() bool {
+			return s.n.link[k].get().SyncBytes > 1_000_000 && s.n.link[k].get().Machine.Name != StateMerkleSync
+		})
 		held := s.e.SpoolEnd()
 		for i := 0; p.e.FirstIndex() <= held.Index+1; i++ {
 			p.write(shared, storage.Replicated, fmt.Sprintf("more/%d/", i%3), 100)
@@ -330,4 +332,3 @@ func TestCorruptBatchesOfABuggyPeerAreRefusedWhole(t *testing.T) { // internals 
 		}
 	})
 }
-

@@ -203,32 +203,50 @@ type chunk struct {
 
 // records fetches a range, or keys of it, chunk by chunk in key order.
 func (c *bulkClient) records(ctx context.Context, r *span, keys [][]byte, fn func(*chunk) error) error {
+	left := *r
+	for {
+		next, err := c.call(ctx, &left, keys, fn)
+		if err != nil || next == nil {
+			return err
+		}
+		left.Low = next
+		for len(keys) > 0 && bytes.Compare(keys[0], next) < 0 {
+			keys = keys[1:]
+		}
+	}
+}
+
+// call is one call of Records, which brings a bounded part of what it asks for; next is where to go on, nil at the end.
+func (c *bulkClient) call(ctx context.Context, r *span, keys [][]byte, fn func(*chunk) error) (next []byte, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	in := &pb.RecordsRequest{Kind: string(c.kind), Range: encodeSpan(r), Keys: keys}
+	in := &pb.RecordsRequest{Kind: string(c.kind), Range: encodeSpan(r), Keys: keys, MaxBytes: callBytes}
 	c.syncBytes.Add(size(in))
 	stream, err := c.rpc.Records(ctx, in, grpc.MaxCallRecvMsgSize(maxReply))
 	if err != nil {
-		return fmt.Errorf("fetching records: %w", err)
+		return nil, fmt.Errorf("fetching records: %w", err)
 	}
 	low := r.Low
 	for {
 		out, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return malformed("records that end before their range does")
+			if next == nil {
+				return nil, malformed("records that end before they begin")
+			}
+			return next, nil
 		}
 		if err != nil {
-			return fmt.Errorf("fetching records: %w", err)
+			return nil, fmt.Errorf("fetching records: %w", err)
 		}
 		c.syncBytes.Add(size(out))
 		ch, err := decodeChunk(r, low, out)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := fn(ch); err != nil || ch.Next == nil {
-			return err
+			return nil, err
 		}
-		low = ch.Next
+		low, next = ch.Next, ch.Next
 	}
 }
 

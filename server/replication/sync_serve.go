@@ -24,8 +24,9 @@ const (
 	maxKeys      = 4096     // keys of a request
 	maxKeyBytes  = 2 << 20  // and their bytes
 	replyTarget  = 1 << 20  // a reply of Split or Items is not filled further
-	chunkTarget  = 4 << 20  // a reply of Records is not filled further; one large record goes alone
+	chunkTarget  = 1 << 20  // a reply of Records is not filled further; one large record goes alone
 	chunkRecords = 16 << 10 // records of a reply
+	callBytes    = 4 << 20  // of records in one call, after which the secondary asks again: what a lost connection wastes at most
 	maxBulkCalls = 4        // at once, of one secondary
 )
 
@@ -252,8 +253,11 @@ func (s *service) Records(in *pb.RecordsRequest, stream grpc.ServerStreamingServ
 			return out, err
 		}
 	}
-	low := r.Low
-	for {
+	low, left := r.Low, callBytes
+	if n := in.GetMaxBytes(); n > 0 && n < callBytes {
+		left = int(n)
+	}
+	for left > 0 {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -266,7 +270,9 @@ func (s *service) Records(in *pb.RecordsRequest, stream grpc.ServerStreamingServ
 			return err
 		}
 		low = out.Next
+		left -= proto.Size(out)
 	}
+	return nil
 }
 
 func checkKeys(r *span, keys [][]byte) error {

@@ -1,0 +1,67 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/server/engine/enginetest"
+	"github.com/lockstepdb/lockstep/storage"
+)
+
+func TestForwardedWriteIsReadableHereWhenItIsAnswered(t *testing.T) {
+	p, _ := newPrimary(t)
+	var got *Forwarded
+	p.handle = func(ctx context.Context, f *Forwarded) *ForwardedAnswer {
+		got = f
+		c, err := p.e.Do(ctx, &engine.Tx{RequestID: f.RequestID, Writes: []engine.Write{enginetest.Put(shared, storage.Replicated, f.Path, string(f.Body))}})
+		if err != nil {
+			return &ForwardedAnswer{Status: 500}
+		}
+		return &ForwardedAnswer{Status: 204, Header: http.Header{"X-Vault-Index": {"i"}}, Body: []byte("{}"), Index: c.Position.Index}
+	}
+	s := p.follow(Performance, "s")
+	p.caughtUp(Performance, s)
+	for _, body := range []string{"small", strings.Repeat("x", 32<<20)} {
+		f := &Forwarded{
+			Method: "PUT", Path: "secret/a", Query: "q=1", Header: http.Header{"X-Vault-Namespace": {"n"}}, Body: []byte(body), RequestID: "request",
+			Secondary: "somebody else", Policies: []string{"default", "p"}, DisplayName: "me",
+		}
+		a, late, err := s.n.Forward(enginetest.Context(t), f)
+		if err != nil || a.Status != 204 || late || a.Header.Get("X-Vault-Index") != "i" || string(a.Body) != "{}" {
+			t.Fatalf("answer: got %+v, late %v, %v", a, late, err)
+		}
+		if r, err := s.e.Get(shared, []byte("secret/a")); err != nil || string(r.Value) != body {
+			t.Errorf("the own replica: got %d bytes, %v, want %d", len(r.Value), err, len(body))
+		}
+		if got.Secondary != "s" || got.Method != "PUT" || got.Query != "q=1" || got.Header.Get("X-Vault-Namespace") != "n" || len(got.Policies) != 2 {
+			t.Errorf("the primary was given %+v", got)
+		}
+	}
+}
+
+func TestForwardSaysWhenTheOwnReplicaIsLateOrThePrimaryAway(t *testing.T) {
+	p, px := newPrimary(t)
+	p.handle = func(context.Context, *Forwarded) *ForwardedAnswer {
+		return &ForwardedAnswer{Status: 200, Index: 1 << 40}
+	}
+	s := p.follow(Performance, "s")
+	p.caughtUp(Performance, s)
+	if _, late, err := s.n.Forward(enginetest.Context(t), &Forwarded{Method: "PUT"}); err != nil || !late {
+		t.Errorf("an index that does not come: got late %v, %v, want it late", late, err)
+	}
+	px.block(true)
+	px.cut()
+	if _, _, err := s.n.Forward(enginetest.Context(t), &Forwarded{Method: "PUT"}); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("without a primary: got %v, want ErrUnreachable", err)
+	}
+	p.handle = func(context.Context, *Forwarded) *ForwardedAnswer { return &ForwardedAnswer{Status: 200} }
+	px.block(false)
+	s.until("requests are forwarded again", func() bool {
+		_, late, err := s.n.Forward(enginetest.Context(t), &Forwarded{Method: "GET"})
+		return err == nil && !late
+	})
+}
