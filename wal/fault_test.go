@@ -77,13 +77,13 @@ func TestAnySubsetOfTheWrittenPagesGivesAllOfTheCommitOrNoneOrARefusal(t *testin
 		"one frame of 3 pages": func(m *maker) []*wal.Frame { return []*wal.Frame{m.sized(20, 500)} },
 		"three frames":         func(m *maker) []*wal.Frame { return []*wal.Frame{m.frame("x"), m.sized(9, 400), m.frame("y", "z")} },
 		"a long value":         func(m *maker) []*wal.Frame { return []*wal.Frame{m.sized(1, 3*pageSize)} },
-		"many pages":           func(m *maker) []*wal.Frame { return []*wal.Frame{m.sized(300, 300)} },
+		"many pages":           func(m *maker) []*wal.Frame { return []*wal.Frame{m.sized(120, 300)} },
 	}
 	for name, commit := range commits {
 		for _, earlier := range []int{1, 6} {
 			t.Run(fmt.Sprintf("%s after %d commits", name, earlier), func(t *testing.T) {
 				dir := t.TempDir()
-				cfg := wal.Config{Dir: dir, SegmentBytes: 1 << 20, RingBytes: 1}
+				cfg := wal.Config{Dir: dir, SegmentBytes: 256 << 10, RingBytes: 1}
 				l, _ := mustOpen(t, cfg)
 				m := newMaker()
 				for i := range earlier {
@@ -348,7 +348,7 @@ func TestASegmentDeletedByHandIsRefusedByName(t *testing.T) {
 
 func TestABitFlipIsNamedAndNeverReturned(t *testing.T) {
 	dir := t.TempDir()
-	l, _ := mustOpen(t, wal.Config{Dir: dir, SegmentEntries: 40})
+	l, _ := mustOpen(t, wal.Config{Dir: dir, SegmentEntries: 40, SegmentBytes: 256 << 10})
 	m := newMaker()
 	for i := range 6 {
 		mustAppend(t, l, m.frame(strings.Repeat("value ", 40)+fmt.Sprint(i), "second"))

@@ -23,7 +23,7 @@ func build(t testing.TB, path string, o boltfile.Options) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for round := range 5 {
+	for round := range 3 {
 		err := f.Update(func(tx *bolt.Tx) error {
 			for _, name := range []string{"big", "small", "long"} {
 				if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
@@ -33,7 +33,7 @@ func build(t testing.TB, path string, o boltfile.Options) {
 			if err := tx.Bucket([]byte("small")).Put([]byte("k"), []byte{byte(round)}); err != nil {
 				return err
 			}
-			for i := range 400 {
+			for i := range 150 {
 				k := fmt.Appendf(nil, "%s/%d/%d", strings.Repeat("k", 60), i, round)
 				if err := tx.Bucket([]byte("big")).Put(k, bytes.Repeat([]byte{1}, 50)); err != nil {
 					return err
@@ -99,7 +99,7 @@ func walk(path string, o boltfile.Options) error {
 }
 
 func TestARandomByteAnywhereGivesAnErrorOrNothingButNeverAPanic(t *testing.T) {
-	rounds := 100
+	rounds := 80
 	if testing.Short() {
 		rounds = 60
 	}
