@@ -2,11 +2,8 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
-
-	"github.com/lockstepdb/lockstep/storage"
 )
 
 // sweepRecords bounds one transaction that removes records of dropped keyspaces.
@@ -41,10 +38,10 @@ func (e *Engine) checkpoints(ctx context.Context, committed <-chan struct{}) {
 	}
 }
 
-// dirty reports whether a checkpoint would keep anything new.
+// dirty reports whether a checkpoint has anything to do.
 func (e *Engine) dirty() bool {
 	active, _ := e.state.TableBytes()
-	return active > 0 || e.stats.cursorMoved.Load()
+	return active > 0 || e.stats.cursorMoved.Load() || e.stats.sweeping.Load()
 }
 
 // askIfFull wakes the checkpointer when the active table is at its limit.
@@ -79,10 +76,7 @@ func (e *Engine) flushLocked(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	var damage *storage.Damage
-	if errors.As(err, &damage) {
-		e.noteDamage(damage)
-	}
+	e.noteUnreadable(err)
 	return e.abandon(ctx, fmt.Errorf("checkpoint: %w", err))
 }
 

@@ -176,7 +176,7 @@ func (c *committer) publish(g *group) {
 func (c *committer) throttle() {
 	limit := c.e.cfg.CheckpointBytes
 	active, running := c.e.state.TableBytes()
-	if !running || active <= limit/2 {
+	if active <= limit/2 || !running && active < 2*limit {
 		return
 	}
 	began := time.Now()
@@ -202,7 +202,7 @@ func (c *committer) pause(d time.Duration) {
 func (c *committer) awaitCheckpoint(limit int64) {
 	for {
 		finished := c.e.stats.nextCheckpoint()
-		if active, running := c.e.state.TableBytes(); !running || active < limit {
+		if active, running := c.e.state.TableBytes(); active < limit || !running && active < 2*limit {
 			return
 		}
 		select {
@@ -220,9 +220,9 @@ func (c *committer) begin(at wal.Position, chain wal.Hash) {
 	c.last, c.chain, c.fresh = at, chain, true
 }
 
-// abandon reports whether err ends the engine: a commit failed, and what is on disk is unknown.
+// abandon ends the engine because of err: a commit failed, or what was to be written could not be. Only an end by ctx is none.
 func (e *Engine) abandon(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() != nil {
+	if err == nil || ctx.Err() != nil && !isCommit(err) {
 		return err
 	}
 	e.life.fail(err)

@@ -24,6 +24,7 @@ const (
 	spoolDir     = "spool"
 	reserveFile  = "reserve"
 	setAsideName = "log-damaged-"
+	stateAside   = "state-damaged-"
 	metaFile     = "meta.db"
 )
 
@@ -32,6 +33,7 @@ const (
 	noteIdentity = "identity"
 	noteHistory  = "history"
 	noteRepair   = "repair"
+	noteRebuild  = "rebuild"
 	noteNode     = "node/"
 	noteTotals   = "totals/"
 )

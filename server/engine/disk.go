@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/lockstepdb/lockstep/storage"
 )
 
 const (
@@ -138,18 +136,6 @@ func (e *Engine) Writable() error {
 		return ErrInconsistent
 	}
 	return nil
-}
-
-// noteDamage passes damage that a read met to Damaged, and returns the error.
-func (e *Engine) noteDamage(err error) error {
-	if err == nil {
-		return nil
-	}
-	var d *storage.Damage
-	if errors.As(err, &d) {
-		e.damaged.found(*d)
-	}
-	return err
 }
 
 func fileSize(path string) int64 {

@@ -110,7 +110,7 @@ func (e *Engine) prefetch(w *txWork) error {
 		p := prefetched{gen: e.state.Gen()}
 		r, err := e.state.Get(k.Keyspace, k.Key)
 		if err != nil && !errors.Is(err, storage.ErrNotFound) {
-			return e.noteDamage(err)
+			return err
 		}
 		p.record, p.found = r, err == nil
 		w.read[string(k.Keyspace[:])+string(k.Key)] = p
@@ -136,7 +136,7 @@ func (w *txWork) sequence(s *sequencer) verdict {
 	}
 	if err := s.ledger.add(p.entry.Index, p); err != nil {
 		s.ledger.forget()
-		return verdict{err: s.e.noteDamage(err), after: seen}
+		return verdict{err: err, after: seen}
 	}
 	s.accept(p)
 	return verdict{placed: true}
@@ -186,7 +186,7 @@ func (r *txReader) Get(ks storage.KeyspaceID, key []byte) (storage.Record, error
 		}
 	}
 	rec, err := l.state.Get(ks, key)
-	return rec, r.s.e.noteDamage(err)
+	return rec, err
 }
 
 // hints returns what the prefetched reads tell of the records that an entry replaces.

@@ -41,7 +41,8 @@
 //	state.db       package storage
 //	spool/         package wal again: a performance secondary's spool during a sync
 //	reserve        64 MiB given up when the disk is too full to open the store
-//	log-damaged-T  a damaged log set aside at time T (secondaries only)
+//	log-damaged-T    a damaged log set aside at time T (secondaries only)
+//	state-damaged-T  a state file that could not be read (DR secondaries only)
 //	log.new        a log being built to take the place of a damaged one
 //
 // # Notes kept in the log's metadata
@@ -50,6 +51,7 @@
 //	history           []Reign, JSON, oldest first
 //	node/KEY          node-scope records
 //	repair            why a sync is needed; absent when none is
+//	rebuild           why the state file must begin empty (DR secondaries); absent when it need not
 //	totals/INDEX      storage.EncodeTotals of all keyspaces after that index (16 hex
 //	                  digits), written whenever a segment begins after it
 //

@@ -81,7 +81,8 @@ type Config struct {
 
 	// Repairable says that a primary holds what this store holds (DR and performance secondaries): a damaged log is
 	// set aside instead of refused, and NeedsRepair then asks for a sync. Entries of local scope that were only in the damaged part
-	// of a performance secondary's log are then in the log set aside and nowhere else.
+	// of a performance secondary's log are then in the log set aside and nowhere else. A DR secondary's state file that cannot be
+	// read is set aside too, and begins empty.
 	Repairable bool
 }
 
@@ -128,6 +129,7 @@ type Report struct {
 	OutcomeUnknown uint64 // verified entries of the last frame, which nobody may have been told of; kept
 	ReindexNeeded  bool
 	LogSetAside    string // a damaged log of a secondary that was moved aside (path): its place is found again by sync
+	StateSetAside  string // a state file of a DR secondary that cannot be read, moved aside (path): it is filled again by sync
 	Took           time.Duration
 }
 
@@ -165,6 +167,7 @@ type Engine struct {
 	holds   holds
 	disk    *diskGuard
 	damaged damages
+	badLog  atomic.Bool // a check found the log of a Repairable store damaged
 	stats   counters
 
 	closeOnce sync.Once

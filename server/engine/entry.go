@@ -58,7 +58,7 @@ func (e *Engine) lookup(p *prepared) error {
 			}
 			o, err := e.state.Old(b.Keyspace, c.Key)
 			if err != nil {
-				return e.noteDamage(err)
+				return err
 			}
 			p.olds[i][j] = o
 		}

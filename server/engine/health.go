@@ -60,7 +60,34 @@ func (e *Engine) Check(ctx context.Context, progress func(stage string, done, to
 	for _, d := range r.Damage {
 		e.damaged.found(d)
 	}
+	if len(r.Log) > 0 {
+		d := r.Log[0]
+		e.damaged.found(storage.Damage{File: d.File, What: fmt.Sprintf("log, index %d: %s", d.Index, d.What)})
+		e.badLog.Store(e.cfg.Repairable)
+	}
 	return r, err
+}
+
+// RenewLog makes a checkpoint and lets the log begin again after it: damaged segments, which the state does not need, are
+// gone. Secondaries that would have needed them are repaired by a sync. The end of a sync does it by itself when Check has found a secondary's log damaged.
+func (e *Engine) RenewLog(ctx context.Context) error {
+	return e.alone(ctx, func(ctx context.Context) error {
+		if e.sync.spooling() != nil {
+			return ErrInconsistent
+		}
+		if err := e.flushLocked(ctx); err != nil {
+			return err
+		}
+		at, chain := e.place.now()
+		notes := e.bases.clear()
+		notes[baseNote(at.Index)] = storage.EncodeTotals(e.state.Totals())
+		if err := e.wal.Reset(at, chain, notes); err != nil {
+			return e.abandonCommit(fmt.Errorf("beginning the log again after %d: %w", at.Index, err))
+		}
+		e.bases.begin(at.Index)
+		e.com.begin(at, chain)
+		return nil
+	})
 }
 
 func checkStore(ctx context.Context, state *storage.State, log *wal.Log, progress func(string, uint64, uint64)) (CheckReport, error) {
@@ -142,9 +169,7 @@ func (e *Engine) rebase() error {
 	if err := e.setNotes(notes); err != nil {
 		return err
 	}
-	e.bases.mu.Lock()
-	e.bases.indexes = []uint64{at.Index}
-	e.bases.mu.Unlock()
+	e.bases.begin(at.Index)
 	e.com.begin(at, chain)
 	return nil
 }
@@ -172,6 +197,7 @@ type counters struct {
 	commits, entries, bytes atomic.Uint64
 	throttled               atomic.Int64
 	cursorMoved             atomic.Bool // a cursor moved without an entry since the last checkpoint
+	sweeping                atomic.Bool // records of dropped keyspaces wait to be removed
 
 	mu          sync.Mutex // guards what follows
 	checkpoints uint64

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -46,7 +47,10 @@ func (e *Engine) AdoptHistory(h []Reign) error {
 	if slices.EqualFunc(e.hist.reigns, h, sameReign) {
 		return nil
 	}
-	return e.hist.replaceLocked(e.wal, slices.Clone(h))
+	if err := e.hist.replaceLocked(e.wal, slices.Clone(h)); err != nil {
+		return e.abandonCommit(fmt.Errorf("adopting the feeder's history: %w", err))
+	}
+	return nil
 }
 
 func sameReign(a, b Reign) bool {

@@ -70,6 +70,9 @@ func (e *Engine) prepareCut(b *CutBatch) (*cutWork, error) {
 	if len(b.Entries) > maxBatch {
 		return nil, fmt.Errorf("a batch of %d entries, at most %d: %w", len(b.Entries), maxBatch, ErrTooLarge)
 	}
+	if b.Subscription == "" || b.End.IsZero() {
+		return nil, errors.New("a batch names no subscription, or no place at which it ends")
+	}
 	w := &cutWork{batch: b}
 	passed := e.Cursor(b.Subscription).Index
 	last := uint64(0)
@@ -113,7 +116,7 @@ func (w *cutWork) sequence(s *sequencer) verdict {
 	if (s.syncing != nil) != w.spooled {
 		return verdict{err: ErrInconsistent}
 	}
-	if s.cursors[b.Subscription].Index >= b.End.Index && !b.End.IsZero() {
+	if s.cursors[b.Subscription].Index >= b.End.Index {
 		return verdict{after: s.last}
 	}
 	fresh, err := w.draft(s)
@@ -166,7 +169,7 @@ func (w *cutWork) add(s *sequencer, p *prepared) error {
 	if err := p.encode(); err != nil {
 		return err
 	}
-	return s.e.noteDamage(s.ledger.add(p.entry.Index, p))
+	return s.ledger.add(p.entry.Index, p)
 }
 
 // moveCursor records a cursor without an entry: two clusters that follow each other would otherwise write for ever.
@@ -264,7 +267,7 @@ func (w *framesWork) sequence(s *sequencer) verdict {
 	for i, f := range frames {
 		if err := s.ledger.addFrame(f, entries[i], touched); err != nil {
 			s.ledger.forget()
-			return verdict{err: s.e.noteDamage(err), after: s.last}
+			return verdict{err: err, after: s.last}
 		}
 	}
 	s.ledger.accept(s.cur)

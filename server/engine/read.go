@@ -12,7 +12,7 @@ import (
 func (e *Engine) Get(ks storage.KeyspaceID, key []byte) (storage.Record, error) {
 	r, err := e.state.Get(ks, key)
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
-		return r, e.noteDamage(err)
+		return r, err
 	}
 	return r, err
 }

@@ -125,12 +125,19 @@ func (r *recovery) openState() error {
 		return err
 	}
 	r.e = newEngine(r.cfg, id, r.wal)
-	r.state, err = storage.Open(storage.Options{
-		Path:  r.e.path(stateFile),
-		Key:   r.e.keys.value,
-		Seam:  r.cfg.Seam,
-		Found: r.e.damaged.found,
-	})
+	if reason := r.wal.Note(noteRebuild); reason != nil && r.mayRebuild() {
+		if err := r.rebuildState(string(reason)); err != nil {
+			return err
+		}
+	}
+	o := storage.Options{Path: r.e.path(stateFile), Key: r.e.keys.value, Seam: r.cfg.Seam, Found: r.e.damaged.found}
+	r.state, err = storage.Open(o)
+	if unreadable(err) && r.mayRebuild() {
+		if err := r.rebuildState(err.Error()); err != nil {
+			return err
+		}
+		r.state, err = storage.Open(o)
+	}
 	if err != nil {
 		return err
 	}

@@ -346,3 +346,88 @@ func TestOpenNeedsAStore(t *testing.T) {
 		t.Error("a store was created in a directory that is not empty")
 	}
 }
+
+func TestUnreadableStateOfADrSecondaryBeginsAgainAndOfAPrimaryIsRefused(t *testing.T) {
+	rng := rand.New(rand.NewPCG(23, 24))
+	p := fill(t, rng)
+	for _, which := range []string{"cut short", "missing"} {
+		t.Run(which, func(t *testing.T) {
+			d := enginetest.NewOf(t, enginetest.Secondary(p, engine.Verbatim), engine.Verbatim, small)
+			if err := (&syncing{t: t, feeder: p, e: d}).run(); err != nil {
+				t.Fatal(err)
+			}
+			dir := enginetest.Dir(t, d)
+			enginetest.Stop(t, d)
+			state := filepath.Join(dir, "state.db")
+			if which == "missing" {
+				if err := os.Remove(state); err != nil {
+					t.Fatal(err)
+				}
+			} else if err := os.Truncate(state, 8192); err != nil {
+				t.Fatal(err)
+			}
+			cfg := engine.Config{Dir: dir, Role: engine.Verbatim, MinFree: -1}
+			if _, _, err := engine.Open(cfg); err == nil {
+				t.Fatal("it was opened although it is not repairable")
+			}
+			cfg.Repairable = true
+			e, rep, err := engine.Open(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (which == "cut short") != (rep.StateSetAside != "") || e.NeedsRepair() == "" {
+				t.Errorf("set aside: got %q, repair %q", rep.StateSetAside, e.NeedsRepair())
+			}
+			enginetest.Run(t, e, cfg)
+			s := &syncing{t: t, feeder: p, e: e}
+			if err := s.run(); err != nil {
+				t.Fatal(err)
+			}
+			s.mustEqual()
+		})
+	}
+}
+
+func TestLogDamagedUnderARunningSecondaryIsRenewedByTheNextSync(t *testing.T) {
+	for name, role := range bothRoles {
+		t.Run(name, func(t *testing.T) {
+			p := enginetest.New(t, engine.Writer, large)
+			p.Hold("s", 1)
+			repairable := func(c *engine.Config) { c.Repairable, c.SegmentBytes = true, 1<<10 }
+			e := enginetest.NewOf(t, enginetest.Secondary(p, role), role, large, repairable)
+			e.Hold("x", 1)
+			s := &syncing{t: t, feeder: p, e: e}
+			for i := range 30 {
+				enginetest.MustDo(t, p, put(fmt.Sprintf("key%02d", i), marked(i)))
+				if err := s.follow(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			dir := enginetest.Dir(t, e)
+			enginetest.Stop(t, e)
+			flip(t, segments(t, dir)[0], "marked-value-05")
+			e = enginetest.Open(t, dir, role, large, repairable)
+			r, err := e.Check(enginetest.Context(t), nil)
+			if err != nil || len(r.Log) == 0 {
+				t.Fatalf("check: got %v, %v, want damage in the log", r.Log, err)
+			}
+			s = &syncing{t: t, feeder: p, e: e, partial: true}
+			if err := p.Checkpoint(enginetest.Context(t)); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.run(); err != nil {
+				t.Fatal(err)
+			}
+			s.mustEqual()
+			enginetest.Check(t, e)
+			enginetest.MustDo(t, p, put("more", "x"))
+			if err := s.follow(); err != nil {
+				t.Fatal(err)
+			}
+			s.mustEqual()
+			if _, err := e.TotalsAt(e.Position().Index); err != nil {
+				t.Errorf("totals: %v", err)
+			}
+		})
+	}
+}

@@ -85,7 +85,7 @@ func (r *replay) frame(f *wal.Frame) error {
 	}
 	if err != nil {
 		r.ledger.forget()
-		return r.e.noteDamage(fmt.Errorf("replaying the frame %d to %d: %w", f.First, f.Last(), err))
+		return fmt.Errorf("replaying the frame %d to %d: %w", f.First, f.Last(), err)
 	}
 	r.apply(f, entries, applying)
 	return nil

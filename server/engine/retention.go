@@ -67,10 +67,15 @@ func (e *Engine) retireLocked(ctx context.Context) error {
 func (e *Engine) sweepLocked(ctx context.Context, below uint64) error {
 	for {
 		left, err := e.state.Sweep(ctx, below, sweepRecords)
+		if err != nil && ctx.Err() != nil {
+			return nil // the next start goes on
+		}
 		if err != nil {
 			return fmt.Errorf("removing records of dropped keyspaces: %w", err)
 		}
-		if left == 0 || ctx.Err() != nil {
+		active, _ := e.state.TableBytes()
+		e.stats.sweeping.Store(left > 0)
+		if left == 0 || active >= e.cfg.CheckpointBytes { // what is left comes after the next checkpoint
 			return nil
 		}
 	}

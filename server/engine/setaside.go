@@ -109,13 +109,67 @@ func (r *recovery) replaceWith(notes map[string][]byte, mark storage.Mark, reaso
 	if err := createLog(next, func(l *wal.Log) error { return l.Reset(mark.Applied, mark.Chain, notes) }); err != nil {
 		return fmt.Errorf("making a log in the place of the damaged one: %w", err)
 	}
-	aside := filepath.Join(dir, setAsideName+r.cfg.Now().UTC().Format("20060102T150405.000000000Z"))
+	aside := filepath.Join(dir, setAsideName+r.cfg.Now().UTC().Format(asideTime))
 	if err := errors.Join(os.Rename(filepath.Join(dir, logDir), aside), os.Rename(next, filepath.Join(dir, logDir)), syncDirs(dir)); err != nil {
 		return fmt.Errorf("setting the damaged log aside: %w", err)
 	}
 	r.report.LogSetAside = aside
 	return nil
 }
+
+// mayRebuild reports whether the state may begin empty: a primary holds all of it, and nothing else was ever written here.
+func (r *recovery) mayRebuild() bool { return r.cfg.Repairable && r.cfg.Role == Verbatim }
+
+// unreadable reports whether a state file cannot be opened for what is in it, or because it is missing.
+func unreadable(err error) bool {
+	var c *boltfile.CorruptError
+	return errors.As(err, &c) || errors.Is(err, fs.ErrNotExist)
+}
+
+// rebuildState sets the state file aside and begins an empty one, and the log with it: a sync fills both. The reason is noted first, so
+// that a kill at any step is followed by another attempt.
+func (r *recovery) rebuildState(reason string) error {
+	if err := r.wal.SetNotes(map[string][]byte{noteRebuild: []byte(reason)}); err != nil {
+		return err
+	}
+	path := r.e.path(stateFile)
+	if _, err := os.Stat(path); err == nil {
+		aside := r.e.path(stateAside + r.cfg.Now().UTC().Format(asideTime))
+		if err := os.Rename(path, aside); err != nil {
+			return fmt.Errorf("setting the unreadable state aside: %w", err)
+		}
+		r.report.StateSetAside = aside
+	}
+	if err := storage.Create(path); err != nil {
+		return err
+	}
+	notes := map[string][]byte{noteRebuild: nil, noteRepair: []byte("the state could not be read and was set aside: " + reason)}
+	err := r.wal.Notes(noteTotals, func(k string, _ []byte) error {
+		notes[k] = nil
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.wal.Reset(wal.Position{}, wal.Hash{}, notes); err != nil {
+		return fmt.Errorf("beginning the log again: %w", err)
+	}
+	r.report.WAL = wal.Report{First: 1}
+	return syncDirs(r.cfg.Dir)
+}
+
+// noteUnreadable lets the next Open of a DR secondary begin its state anew, if it is damaged where no digest can mend it.
+func (e *Engine) noteUnreadable(err error) {
+	var c *boltfile.CorruptError
+	if !e.cfg.Repairable || e.cfg.Role != Verbatim || !errors.As(err, &c) || filepath.Base(c.File) != stateFile {
+		return
+	}
+	if err := e.wal.SetNotes(map[string][]byte{noteRebuild: []byte(err.Error())}); err != nil {
+		e.log.Error("that the state must be rebuilt could not be noted", "error", err)
+	}
+}
+
+const asideTime = "20060102T150405.000000000Z"
 
 // needRepair records why the store must be synced.
 func (r *recovery) needRepair(reason string) error {

@@ -141,6 +141,11 @@ func (e *Engine) EndSync(ctx context.Context, progress func(done, total uint64))
 	if err != nil {
 		return err
 	}
+	if e.badLog.Swap(false) && e.cfg.Role == Writer {
+		if err := e.RenewLog(ctx); err != nil {
+			return err
+		}
+	}
 	if e.NeedsRepair() == "" {
 		return nil
 	}

@@ -18,10 +18,8 @@ func (e *Engine) beginVerbatim(ctx context.Context, set string, from wal.Positio
 		return fmt.Errorf("internal error: a sync without the feeder's lineage")
 	}
 	return e.alone(ctx, func(ctx context.Context) error {
-		if e.sync.spooling() == nil {
-			if err := e.flushLocked(ctx); err != nil {
-				return err
-			}
+		if err := e.flushLocked(ctx); err != nil { // also what a sync that ended diverged had applied
+			return err
 		}
 		state := &storage.SyncState{Set: set, From: from, FromChain: chain, Until: from}
 		// The lineage is part of the intent: it is told by the identity before the log is of it.
@@ -94,7 +92,7 @@ func (e *Engine) SpoolFrames(ctx context.Context, frames []*wal.Frame) error {
 			return err
 		}
 		if err := e.com.keep(fresh); err != nil {
-			return e.abandon(context.WithoutCancel(ctx), err)
+			return e.abandon(ctx, err)
 		}
 		end := fresh[len(fresh)-1]
 		e.seq.last, e.seq.chain = end.Last(), end.Chain
@@ -148,7 +146,7 @@ func (e *Engine) abandonCommit(err error) error {
 	if isCommit(err) {
 		return e.abandon(context.Background(), err)
 	}
-	return e.noteDamage(err)
+	return err
 }
 
 func (e *Engine) replaceRange(r *SyncRange, state *storage.SyncState) error {
@@ -287,7 +285,7 @@ func (e *Engine) endVerbatim(ctx context.Context, _ *storage.SyncState, progress
 			complete := *s
 			complete.Complete = true
 			if err := e.state.StartAfter(s.From, s.FromChain, &complete); err != nil {
-				return e.abandon(context.WithoutCancel(ctx), fmt.Errorf("ending a sync: %w", err))
+				return e.abandon(ctx, fmt.Errorf("ending a sync: %w", err))
 			}
 			s = &complete
 			e.sync.begin(s, true)
@@ -301,7 +299,7 @@ func (e *Engine) endVerbatim(ctx context.Context, _ *storage.SyncState, progress
 		}
 		// What the replayed entries say of a sync of their own (of a performance secondary whose DR secondary this is) stays.
 		if err := e.state.SetSync(r.syncing); err != nil {
-			return e.abandon(context.WithoutCancel(ctx), fmt.Errorf("ending a sync: %w", err))
+			return e.abandon(ctx, fmt.Errorf("ending a sync: %w", err))
 		}
 		e.sync.begin(r.syncing, false)
 		e.seq.ledger.reload()

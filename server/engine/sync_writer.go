@@ -148,7 +148,7 @@ func (e *Engine) differences(ctx context.Context, r *SyncRange) ([]Write, error)
 		i++
 	})
 	if err != nil {
-		return nil, e.noteDamage(err)
+		return nil, err
 	}
 	for ; i < len(r.Records); i++ {
 		writes = append(writes, put(&r.Records[i]))
@@ -210,13 +210,24 @@ func chunks(writes []Write) [][]Write {
 	return out
 }
 
+// dropWriter deletes the records of keyspaces that the feeder does not hold. It does not drop them: an id that is dropped
+// is gone for good, and the spool may tell that the feeder made this very keyspace after its list was read.
 func (e *Engine) dropWriter(ctx context.Context, absent []storage.KeyspaceTotal) error {
 	for _, t := range absent {
 		if t.Scope != storage.Replicated {
 			return fmt.Errorf("internal error: keyspace %s is not of the replicated scope: what its cluster wrote is never dropped by a sync", t.ID)
 		}
-		if err := e.housekeep(ctx, []Write{{t.ID, t.Scope, storage.Change{Op: storage.Drop}}}, nil); err != nil {
+		if t.Count == 0 {
+			continue
+		}
+		writes, err := e.differences(ctx, &SyncRange{Keyspace: t.ID, Scope: t.Scope})
+		if err != nil {
 			return err
+		}
+		for _, chunk := range chunks(writes) {
+			if err := e.housekeep(ctx, chunk, nil); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -225,43 +236,47 @@ func (e *Engine) dropWriter(ctx context.Context, absent []storage.KeyspaceTotal)
 // endWriter applies the spool through the path that streamed batches take; the cursor tells where it goes on after a kill.
 func (e *Engine) endWriter(ctx context.Context, s *storage.SyncState, progress func(done, total uint64)) error {
 	next := uint64(1)
-	for {
-		done, err := e.unspool(ctx, s, &next, progress)
+	for ended := false; !ended; {
+		if err := e.unspool(ctx, s, &next, progress); err != nil {
+			return err
+		}
+		err := e.withSpool(func(sp *spool) error {
+			if sp.last >= next {
+				return nil // batches came meanwhile
+			}
+			ended = true
+			return e.closeSync(ctx, s, sp)
+		})
 		if err != nil {
 			return err
 		}
-		if done {
-			break
-		}
 	}
-	return e.withSpool(func(sp *spool) error {
-		if sp.last >= next {
-			return errMoreSpooled
-		}
-		end := e.Cursor(Performance)
-		if end.Index < s.From.Index {
-			end = s.From
-		}
-		if err := e.housekeep(ctx, nil, &storage.SyncMark{Kind: storage.SyncEnd, From: s.From, Until: end}); err != nil {
-			return err
-		}
-		return sp.reset(wal.Position{})
-	})
+	return nil
 }
 
-// errMoreSpooled says that batches came while the spool was being applied.
-var errMoreSpooled = errors.New("batches were spooled meanwhile: end the sync again")
+// closeSync commits the end of a sync whose spool has been applied.
+func (e *Engine) closeSync(ctx context.Context, s *storage.SyncState, sp *spool) error {
+	end := e.Cursor(Performance)
+	if end.Index < s.From.Index {
+		end = s.From
+	}
+	if err := e.housekeep(ctx, nil, &storage.SyncMark{Kind: storage.SyncEnd, From: s.From, Until: end}); err != nil {
+		return err
+	}
+	return sp.reset(wal.Position{})
+}
 
-// unspool applies the batches spooled so far; done is true when there is none beyond next.
-func (e *Engine) unspool(ctx context.Context, s *storage.SyncState, next *uint64, progress func(done, total uint64)) (done bool, err error) {
+// unspool applies the batches spooled so far, from next on.
+func (e *Engine) unspool(ctx context.Context, s *storage.SyncState, next *uint64, progress func(done, total uint64)) error {
 	var last uint64
 	var log *wal.Log
-	err = e.withSpool(func(sp *spool) error {
+	err := e.withSpool(func(sp *spool) error {
+		err := sp.follow(s.From)
 		last, log = sp.last, sp.log
-		return sp.follow(s.From)
+		return err
 	})
 	if err != nil || *next > last {
-		return true, err
+		return err
 	}
 	r := log.Reader(*next)
 	for *next <= last {
@@ -270,17 +285,17 @@ func (e *Engine) unspool(ctx context.Context, s *storage.SyncState, next *uint64
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
-			return false, fmt.Errorf("reading the spool: %w", err)
+			return fmt.Errorf("reading the spool: %w", err)
 		}
 		b, err := decodeBatch(f)
 		if err != nil {
-			return false, err
+			return err
 		}
 		if err := e.ingestCut(ctx, b, b.End.Index >= s.Until.Index); err != nil {
-			return false, fmt.Errorf("applying the spool: %w", err)
+			return fmt.Errorf("applying the spool: %w", err)
 		}
 		*next = f.Last() + 1
 		progress(*next-1, last)
 	}
-	return false, nil
+	return nil
 }

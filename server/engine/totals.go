@@ -83,6 +83,13 @@ func (b *bases) clear() map[string][]byte {
 	return notes
 }
 
+// begin says that the totals after an index are noted, and no others.
+func (b *bases) begin(index uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.indexes = []uint64{index}
+}
+
 // before returns the newest place at or before index whose totals are known.
 func (b *bases) before(log *wal.Log, index uint64) (totalsAt, error) {
 	b.mu.Lock()
