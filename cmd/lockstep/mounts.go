@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 
 	"github.com/google/uuid"
@@ -66,14 +67,19 @@ func (t mountTable) describe(id storage.KeyspaceID) string {
 	return id.String()
 }
 
+// errEnough ends a reading early.
+var errEnough = errors.New("enough was read")
+
 // readMounts reads the table of a state file as far as it can be read: it only
-// names things, and the check itself tells what is damaged.
+// names things, and the check itself tells what is damaged. The system's
+// keyspaces have the lowest ids and come first.
 func readMounts(file string) mountTable {
 	t := mountTable{}
 	_ = storage.ReadRaw(file, func(ks storage.KeyspaceID, key, value []byte) error {
-		if ks == storage.SystemReplicated || ks == storage.SystemLocal {
-			t.add(key, value)
+		if ks != storage.SystemReplicated && ks != storage.SystemLocal {
+			return errEnough
 		}
+		t.add(key, value)
 		return nil
 	})
 	return t

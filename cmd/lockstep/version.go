@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/lockstepdb/lockstep/internal/buildinfo"
+	"github.com/lockstepdb/lockstep/server/replication"
 	"github.com/lockstepdb/lockstep/storage"
 	"github.com/lockstepdb/lockstep/wal"
 )
@@ -18,9 +19,6 @@ versions are the same.
 `
 
 var versionCommand = command{"version", "print version, commit, wire and format versions", versionHelp, runVersion}
-
-// wireVersion is the version of the protocol on the cluster port.
-const wireVersion = 1
 
 type versions struct {
 	buildinfo.Info
@@ -38,7 +36,7 @@ func runVersion(_ context.Context, c *console, args []string) error {
 	if err := checkFormat(*format); err != nil {
 		return err
 	}
-	v := versions{Info: buildinfo.Read(), Wire: wireVersion, Log: wal.FormatVersion, State: storage.FormatVersion}
+	v := versions{Info: buildinfo.Read(), Wire: replication.WireVersion, Log: wal.FormatVersion, State: storage.FormatVersion}
 	if *format == "json" {
 		return json.NewEncoder(c.out).Encode(v)
 	}

@@ -198,10 +198,13 @@ func (s *dataSet) member(name string, of ast.Expr) string {
 	return name + " " + s.print(of)
 }
 
+// gofmt is the printer's configuration that the gofmt command uses.
+var gofmt = printer.Config{Mode: printer.UseSpaces | printer.TabIndent, Tabwidth: 8}
+
 // print returns a node as gofmt would write it.
 func (s *dataSet) print(node any) string {
 	var b bytes.Buffer
-	if err := printer.Fprint(&b, s.files, node); err != nil {
+	if err := gofmt.Fprint(&b, s.files, node); err != nil {
 		return "" // the printer fails for no node that the parser made
 	}
 	return b.String()

@@ -152,22 +152,23 @@ func (s *story) nodes() []*node { return []*node{s.primary, s.dr, s.performance}
 
 // replicate writes the data set, kills the DR secondary on the way, and waits
 // until all three clusters have everything.
-func (s *story) replicate(ctx context.Context) error {
+func (s *story) replicate(ctx context.Context) (err error) {
 	s.table.say("Writing %d records through the primary's API with %d clients …", len(s.records), clients)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	written := make(chan error, 1)
 	go func() { written <- write(ctx, s.primary, s.records, &s.list) }()
-	err := s.interrupt(ctx)
-	if err != nil {
+	if err := s.interrupt(ctx); err != nil {
 		cancel()
+		<-written // ends for the same reason, or because of it
+		return err
 	}
-	if err := errors.Join(err, <-written); err != nil {
+	if err := <-written; err != nil {
 		return err
 	}
 	s.table.say("All %d writes are acknowledged. Waiting until both secondaries show the primary's digests …", s.list.len())
 	for _, n := range []*node{s.dr, s.performance} {
-		err := eventually(ctx, convergeLimit, n.name+" has what the primary has", func(ctx context.Context) error { return s.converged(ctx, n) })
+		err = eventually(ctx, convergeLimit, n.name+" has what the primary has", func(ctx context.Context) error { return s.converged(ctx, n) })
 		if err != nil {
 			return err
 		}

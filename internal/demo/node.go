@@ -139,8 +139,8 @@ type fatal struct{ error }
 func (f *fatal) Unwrap() error { return f.error }
 
 // eventually tries until it succeeds, a fatal error comes, or the limit is over.
-func eventually(ctx context.Context, limit time.Duration, what string, try func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+func eventually(whole context.Context, limit time.Duration, what string, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(whole, limit)
 	defer cancel()
 	for {
 		err := try(ctx)
@@ -150,6 +150,9 @@ func eventually(ctx context.Context, limit time.Duration, what string, try func(
 		}
 		select {
 		case <-ctx.Done():
+			if whole.Err() != nil {
+				return context.Cause(whole)
+			}
 			return fmt.Errorf("waiting until %s: not within %v: %w", what, limit, err)
 		case <-time.After(pollEvery):
 		}
