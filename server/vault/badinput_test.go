@@ -79,6 +79,9 @@ func TestBadInput(t *testing.T) {
 			t.Errorf("token of %d bytes: got %v, want 403", len(token), g)
 		}
 	}
+	if g := c.call("PUT", "sys/wrapping/unwrap", "", `{"token":"`+strings.Repeat("x", 3<<20)+`"}`); g.status != 413 {
+		t.Errorf("a large body without a token: got %v, want 413", g)
+	}
 	g := c.call("PATCH", "secret/data/y", c.root, `{"data":{}}`, "Content-Type", "application/json")
 	if g.status != 415 {
 		t.Errorf("PATCH as plain JSON: got %v, want 415", g)

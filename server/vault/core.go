@@ -133,7 +133,7 @@ func (c *Core) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 		c.serveHealth(w, h)
 		return
 	}
-	r.openBody = func() ([]byte, error) { return readBody(w, h, c.cfg.MaxBody) }
+	r.openBody = func(limit int64) ([]byte, error) { return readBody(w, h, min(limit, c.cfg.MaxBody)) }
 	rep, err := c.perform(r)
 	a := c.encodeReply(r, rep, err)
 	if r.wrapTTL > 0 && a.status < 300 && a.status != http.StatusNoContent && (rep == nil || rep.wrap == nil) {

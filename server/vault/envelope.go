@@ -82,27 +82,25 @@ func (r *reply) encode(requestID string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	auth, err := marshal(r.auth)
-	if err != nil {
-		return nil, err
-	}
-	wrap, err := marshal(r.wrap)
-	if err != nil {
-		return nil, err
-	}
-	warnings, err := marshal(r.warnings)
-	if err != nil {
-		return nil, err
-	}
-	b := make([]byte, 0, 256+len(data)+len(auth)+len(wrap)+len(warnings))
+	b := make([]byte, 0, 256+len(data))
 	b = append(b, `{"request_id":"`...)
 	b = append(b, requestID...)
 	b = append(b, `","lease_id":"","renewable":false,"lease_duration":`...)
 	b = strconv.AppendInt(b, int64(r.lease), 10)
 	b = append(append(b, `,"data":`...), data...)
-	b = append(append(b, `,"wrap_info":`...), wrap...)
-	b = append(append(b, `,"warnings":`...), warnings...)
-	b = append(append(b, `,"auth":`...), auth...)
+	for _, field := range []struct {
+		name  string
+		empty bool
+		value any
+	}{{"wrap_info", r.wrap == nil, r.wrap}, {"warnings", r.warnings == nil, r.warnings}, {"auth", r.auth == nil, r.auth}} {
+		value := []byte("null")
+		if !field.empty {
+			if value, err = marshal(field.value); err != nil {
+				return nil, err
+			}
+		}
+		b = append(append(append(append(b, `,"`...), field.name...), `":`...), value...)
+	}
 	b, err = r.appendTop(b, data)
 	if err != nil {
 		return nil, err
@@ -112,6 +110,9 @@ func (r *reply) encode(requestID string) ([]byte, error) {
 
 // appendTop adds the fields that are repeated at the top level.
 func (r *reply) appendTop(b, data []byte) ([]byte, error) {
+	if !r.inject && r.top == nil {
+		return b, nil
+	}
 	top := map[string]any{}
 	if r.inject {
 		var fields map[string]json.RawMessage

@@ -65,8 +65,9 @@ var failures = []struct {
 	{is(engine.ErrPoisoned), http.StatusServiceUnavailable, ""},
 	{is(engine.ErrInconsistent), http.StatusServiceUnavailable, ""},
 	{is(engine.ErrNotWritable), http.StatusServiceUnavailable, ""},
-	{is(context.Canceled), http.StatusInternalServerError, "the request ended before its outcome was known; read before you repeat it: "},
-	{is(context.DeadlineExceeded), http.StatusInternalServerError, "the request ended before its outcome was known; read before you repeat it: "},
+	{is(engine.ErrOutcomeUnknown), http.StatusInternalServerError, ""},
+	{is(context.Canceled), http.StatusInternalServerError, "the request ended before it was answered: "},
+	{is(context.DeadlineExceeded), http.StatusInternalServerError, "the request ended before it was answered: "},
 	{as[*storage.Damage], http.StatusInternalServerError, "stored data is damaged, run sys/replication/merkle-check: "},
 	{as[*boltfile.CorruptError], http.StatusInternalServerError, "stored data is damaged, run lockstep check: "},
 }

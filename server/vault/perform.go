@@ -21,13 +21,15 @@ func (c *Core) perform(r *request) (*reply, error) {
 	if err := c.gate(rt); err != nil {
 		return nil, err
 	}
+	limit := int64(maxOpenBody)
 	if rt == nil || rt.flags&open == 0 {
+		limit = c.cfg.MaxBody
 		if err := c.authenticate(r); err != nil {
 			return nil, err
 		}
 	}
 	if r.op == opWrite || r.op == opPatch {
-		body, err := r.openBody()
+		body, err := r.openBody(limit)
 		if err != nil {
 			return nil, err
 		}
@@ -126,7 +128,7 @@ func (c *Core) performMount(r *request) (*reply, error) {
 }
 
 func noRoute(r *request) error {
-	if strings.HasPrefix(r.path, "sys/") || strings.HasPrefix(r.path, "auth/") {
+	if ownPath(r.path) {
 		return refuse(errUnsupported, "unsupported path")
 	}
 	return refuse(errUnsupported, "no handler for route %q: no secrets engine is mounted there", r.path)

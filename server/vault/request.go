@@ -44,7 +44,7 @@ type request struct {
 	token   string // secret
 	wrapTTL time.Duration
 
-	openBody func() ([]byte, error)
+	openBody func(limit int64) ([]byte, error)
 	body     []byte // a JSON object, or empty
 	caller   *caller
 	rest     string // what a route's '*', or a mount, leaves of the path
@@ -141,7 +141,7 @@ func cleanPath(p string) (string, error) {
 			return "", refuse(errInvalid, "the path has an empty part: write one '/' between names")
 		}
 	}
-	if own := strings.TrimSuffix(p, "/"); strings.HasPrefix(p, "sys/") || strings.HasPrefix(p, "auth/") {
+	if own := strings.TrimSuffix(p, "/"); ownPath(p) {
 		p = own
 		if strings.HasPrefix(p, "sys/policy/") || strings.HasPrefix(p, "sys/policies/acl/") {
 			p = strings.ToLower(p) // names of policies have no case
@@ -149,6 +149,13 @@ func cleanPath(p string) (string, error) {
 	}
 	return p, nil
 }
+
+const (
+	// maxPrepared is how much memory is taken on a client's word that so much will come.
+	maxPrepared = 256 << 10
+	// maxOpenBody bounds the body of a request that needs no token.
+	maxOpenBody = 2 << 20
+)
 
 // readBody returns a request's body as a JSON object, or nothing.
 func readBody(w http.ResponseWriter, h *http.Request, limit int64) ([]byte, error) {
@@ -164,7 +171,7 @@ func readBody(w http.ResponseWriter, h *http.Request, limit int64) ([]byte, erro
 	}
 	var b bytes.Buffer
 	if h.ContentLength > 0 {
-		b.Grow(int(h.ContentLength) + bytes.MinRead)
+		b.Grow(int(min(h.ContentLength, maxPrepared)) + bytes.MinRead)
 	}
 	if _, err := b.ReadFrom(http.MaxBytesReader(w, h.Body, limit)); err != nil {
 		if as[*http.MaxBytesError](err) {

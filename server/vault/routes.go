@@ -55,7 +55,7 @@ func routeTable() []route {
 		{"DELETE", "sys/policy/*", toShared, (*Core).deletePolicy, nil},
 		{"POST", "sys/capabilities", 0, in((*Core).capabilities), nil},
 		{"POST", "sys/capabilities-accessor", 0, in((*Core).capabilitiesAccessor), nil},
-		{"POST", "sys/capabilities-self", anyToken, in((*Core).capabilitiesSelf), nil},
+		{"POST", "sys/capabilities-self", 0, in((*Core).capabilitiesSelf), nil},
 
 		{"POST", "sys/wrapping/wrap", 0, (*Core).wrap, nil},
 		{"POST GET", "sys/wrapping/lookup", open, in((*Core).wrapLookup), nil},
@@ -126,8 +126,17 @@ func params[P any](r *request) (p *P, unknown []string, err error) {
 	return p, unknown, err
 }
 
+// ownPath tells whether a path is the API's own, not one below a mount.
+func ownPath(path string) bool {
+	return strings.HasPrefix(path, "sys/") || strings.HasPrefix(path, "auth/")
+}
+
 // findRoute returns the route of a path and what its '*' stands for. known says that the path exists, if only for other methods.
+// Paths of mounts are not looked for in the table.
 func (c *Core) findRoute(op operation, path string) (rt *route, rest string, known bool) {
+	if !ownPath(path) {
+		return nil, "", false
+	}
 	path = strings.TrimSuffix(path, "/")
 	for i := range c.routes {
 		rest, ok := matchRoute(c.routes[i].path, path)

@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,27 +46,59 @@ func (c *Core) sweep(ctx context.Context, after string) (next string, err error)
 	if err != nil {
 		return "", err
 	}
-	for len(tokens) > 0 {
-		n := min(len(tokens), sweepWrites)
-		for _, hash := range tokens[:n] {
-			if err := c.revoke(r, hash); err != nil {
-				return "", err
-			}
+	for batch := range slices.Chunk(tokens, sweepWrites) {
+		if err := c.sweepTokens(r, batch); err != nil {
+			return "", err
 		}
-		tokens = tokens[n:]
 	}
-	for len(answers) > 0 {
-		n := min(len(answers), sweepWrites)
+	for batch := range slices.Chunk(answers, sweepWrites) {
 		tx := &engine.Tx{}
-		for _, key := range answers[:n] {
+		for _, key := range batch {
 			tx.Writes = append(tx.Writes, private.del(key))
 		}
 		if err := c.commit(r, tx); err != nil {
 			return "", err
 		}
-		answers = answers[n:]
 	}
 	return next, nil
+}
+
+// sweepTokens removes tokens that are still void when it is their turn: one may have been renewed in its last moment. Their
+// children are void from then on, and are found by the next round.
+func (c *Core) sweepTokens(r *request, hashes []string) error {
+	now, tx := c.now(), &engine.Tx{}
+	for _, hash := range hashes {
+		tx.Reads = append(tx.Reads, private.key(tokenPrefix+hash))
+	}
+	tx.Exec = func(rd engine.Reader) ([]engine.Write, error) {
+		var writes []engine.Write
+		for _, hash := range hashes {
+			value, ok, err := read(rd, private, tokenPrefix+hash)
+			if err != nil {
+				return nil, err
+			}
+			if !ok {
+				continue
+			}
+			t, err := decodeToken(hash, value)
+			if err != nil {
+				return nil, err
+			}
+			lost := false
+			if t.Parent != "" {
+				_, ok, err := read(rd, private, tokenPrefix+t.Parent)
+				if err != nil {
+					return nil, err
+				}
+				lost = !ok
+			}
+			if lost || t.expired(now) {
+				writes = append(writes, dropToken(hash, t)...)
+			}
+		}
+		return writes, nil
+	}
+	return c.commit(r, tx)
 }
 
 // expired lists, from a bounded number of records, the hashes of tokens and the keys of wrapped answers that are void.

@@ -101,6 +101,27 @@ func TestTokenTime(t *testing.T) {
 	}
 }
 
+func TestChildrenDieWithTheirParent(t *testing.T) {
+	c := ready(t)
+	parent := c.token(`{"policies":["root"],"ttl":"1h"}`)
+	child := c.call("POST", "auth/token/create", parent, `{"ttl":"10h"}`).text("auth.client_token")
+	grand := c.call("POST", "auth/token/create", child, `{"ttl":"10h"}`).text("auth.client_token")
+	c.clock.pass(time.Hour)
+	for _, token := range []string{parent, child, grand} {
+		if g := c.call("GET", "auth/token/lookup-self", token, ""); g.status != 403 {
+			t.Errorf("after the parent's time: %v", g)
+		}
+	}
+	for range 3 { // a generation a round
+		if err := vault.Sweep(c.core, context.Background()); err != nil {
+			t.Fatalf("sweep: %v", err)
+		}
+	}
+	if left := records(t, c); len(left) != 3 {
+		t.Errorf("records left: %q, want the salt and the root token's two", left)
+	}
+}
+
 func TestTokenUses(t *testing.T) {
 	c := ready(t)
 	token := c.token(`{"policies":["default"],"num_uses":2}`)
