@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -61,6 +62,7 @@ func (n *Node) dial(ctx context.Context, k Kind, purpose string) (*grpc.ClientCo
 	for _, addr := range set.Primaries {
 		conn, err := n.dialOne(ctx, k, purpose, addr)
 		if err == nil {
+			n.link[k].update(func(l *linkState) { l.DialError = "" })
 			return conn, nil
 		}
 		if ctx.Err() != nil {
@@ -68,8 +70,16 @@ func (n *Node) dial(ctx context.Context, k Kind, purpose string) (*grpc.ClientCo
 		}
 		all = errors.Join(all, fmt.Errorf("%s: %w", addr, err))
 	}
+	n.link[k].update(func(l *linkState) { l.DialError = all.Error() })
 	return nil, fmt.Errorf("%w: %w", ErrUnreachable, all)
 }
+
+// errCertificateRefused is what a revoked secondary meets: the primary ends the handshake with an alert that says no more than that.
+var errCertificateRefused = errors.New("the primary refuses this secondary's certificate: it was revoked or is not known there, and needs a new activation token")
+
+// alertBadCertificate is the TLS alert for a certificate that verifies but is not accepted (RFC 8446, section 6). What package tls returns for an alert
+// of the peer has a type of its own, so that its text must be compared.
+const alertBadCertificate = tls.AlertError(42)
 
 func (n *Node) dialOne(ctx context.Context, k Kind, purpose, addr string) (*grpc.ClientConn, error) {
 	hp, ok := hostPort(addr)
@@ -103,6 +113,9 @@ func (n *Node) dialOne(ctx context.Context, k Kind, purpose, addr string) (*grpc
 	}
 	if err := awaitReady(ctx, conn, last); err != nil {
 		conn.Close()
+		if remote := (*net.OpError)(nil); errors.As(err, &remote) && remote.Err.Error() == alertBadCertificate.Error() {
+			return nil, errCertificateRefused
+		}
 		return nil, err
 	}
 	return conn, nil
@@ -139,7 +152,24 @@ type reportingCreds struct {
 func (c *reportingCreds) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := c.TransportCredentials.ClientHandshake(ctx, authority, raw)
 	c.last.set(err)
-	return conn, info, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return &reportingConn{Conn: conn, last: c.last}, info, nil
+}
+
+// reportingConn remembers why reading failed: in TLS 1.3 the server's verdict on the client's certificate comes after the client's handshake.
+type reportingConn struct {
+	net.Conn
+	last *lastError
+}
+
+func (c *reportingConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		c.last.set(err)
+	}
+	return n, err
 }
 
 func (c *reportingCreds) Clone() credentials.TransportCredentials {

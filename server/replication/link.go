@@ -39,6 +39,7 @@ type linkState struct {
 	DiffReason  string // why the last diff happened
 	SyncDone    uint64 // progress of a sync: records received, and to be received
 	SyncTotal   uint64
+	DialError   string // why the last attempt to connect failed; empty when it did not
 	LastRefusal string // the primary's last sentence that was no welcome
 }
 

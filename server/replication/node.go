@@ -124,6 +124,9 @@ func New(cfg Config) (*Node, error) {
 	}
 	n.certs = &certificates{node: n}
 	for _, k := range kinds {
+		if dr := n.sets[DR]; dr != nil && dr.Mode == Secondary && k != DR {
+			break // its copy of the primary's part in a performance set is not its own, and may be half received
+		}
 		set, err := n.loadSet(k)
 		if err != nil {
 			return nil, err
@@ -152,16 +155,10 @@ func (n *Node) Mode(k Kind) Mode {
 	}
 }
 
-// set returns the configuration of a set, nil when this cluster has no part in it. A DR secondary has no part in a performance set,
-// though it holds a copy of its primary's.
+// set returns the configuration of a set, nil when this cluster has no part in it.
 func (n *Node) set(k Kind) *setConfig {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if k == Performance {
-		if dr := n.sets[DR]; dr != nil && dr.Mode == Secondary {
-			return nil
-		}
-	}
 	return n.sets[k]
 }
 

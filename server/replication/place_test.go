@@ -242,7 +242,7 @@ func randomTree(rng *rand.Rand) []*copyOf {
 
 func TestPlaceAgreesWithLogsComparedEntryByEntry(t *testing.T) {
 	counts := map[AnswerKind]int{}
-	for seed := range uint64(4000) {
+	for seed := range uint64(1500) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		all := randomTree(rng)
 		for _, f := range all {
@@ -271,14 +271,14 @@ func TestPlaceAgreesWithLogsComparedEntryByEntry(t *testing.T) {
 		}
 	}
 	for _, k := range []AnswerKind{Continue, Repair, Rewind, Refuse, Stale, Restored} {
-		if counts[k] < 100 {
+		if counts[k] < 40 {
 			t.Errorf("the random trees gave %v only %d times", k, counts[k])
 		}
 	}
 }
 
 func TestHistoriesCompareTheSameFromEitherSide(t *testing.T) {
-	for seed := range uint64(4000) {
+	for seed := range uint64(1500) {
 		all := randomTree(rand.New(rand.NewPCG(seed, 2)))
 		for _, a := range all {
 			for _, b := range all {

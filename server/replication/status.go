@@ -177,13 +177,24 @@ func (n *Node) secondaryStatus(k Kind, set *setConfig, out map[string]any) {
 		out["last_start"] = stamp(l.Started)
 	}
 	out["primaries"] = n.primariesOf(&l)
-	if reason := orElse(l.Machine.Reason, l.LastRefusal); reason != "" {
+	if reason := l.reason(); reason != "" {
 		out["reason"] = reason
 	}
 	n.lag(&l, cursor, out)
 	if l.Machine.Name == StateMerkleSync || l.Machine.Name == StateMerkleDiff {
 		out["merkle_sync_progress"] = map[string]any{"sync_progress": l.SyncDone, "sync_total_keys": l.SyncTotal}
 	}
+}
+
+// reason says why this secondary does not stream, empty when it does or when nothing is known to be wrong.
+func (l *linkState) reason() string {
+	switch l.Machine.Name {
+	case StateIdle:
+		return l.Machine.Reason
+	case StateConnecting, StateBootstrapping:
+		return orElse(l.DialError, l.LastRefusal)
+	}
+	return ""
 }
 
 // lag adds our own fields: how far this secondary is behind, how sure that is, and what its resumes cost.

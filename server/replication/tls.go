@@ -12,6 +12,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // Purposes of connections on the cluster port. Each has a TLS protocol name (ALPN) of its own, a kind and a version in it, so that a
@@ -152,7 +155,10 @@ func (n *Node) verifyClient(cs tls.ConnectionState, k Kind, protocol string) err
 	if p.Kind != k {
 		return fmt.Errorf("a certificate of a %s secondary is not valid for the %s set", p.Kind, k)
 	}
-	return n.enrolled(p)
+	if err := n.enrolled(p); status.Code(err) != codes.Unavailable {
+		return err
+	}
+	return nil // not known at present: each call asks again
 }
 
 // clientTLS is a secondary's configuration towards its primary: mutual TLS 1.3, pinned to the set's trust bundle whatever the address.
