@@ -41,7 +41,6 @@ var sections = []struct {
 	{"storage", "Entries and state", []string{"Entry, version 1", "Totals, version 1", "State file, version 1", "Checkpoints"}},
 	{"merkle", "Digests", []string{"Digests", "Leaves", "Root hash"}},
 	{"server/vault", "Records", []string{"Records"}},
-	{"server/replication", "Replication", nil},
 	{"token", "Activation token", nil},
 }
 

@@ -70,6 +70,8 @@ func (p *Proxy) Mend() {
 	p.cut = false
 }
 
+const wireBuffer = 64 << 10 // bytes
+
 func (p *Proxy) accept() {
 	for {
 		c, err := p.listener.Accept()
@@ -91,6 +93,11 @@ func (p *Proxy) serve(client net.Conn) {
 		return
 	}
 	defer p.release(client, server)
+	// What the kernel would buffer for a dead peer was never on a real wire.
+	for _, c := range []net.Conn{client, server} {
+		_ = c.(*net.TCPConn).SetReadBuffer(wireBuffer)
+		_ = c.(*net.TCPConn).SetWriteBuffer(wireBuffer)
+	}
 	var both sync.WaitGroup
 	pass := func(to, from net.Conn, count *atomic.Int64) {
 		_, _ = io.Copy(counted{to, count}, from)
@@ -122,14 +129,15 @@ func (p *Proxy) release(conns ...net.Conn) {
 	}
 }
 
-// counted counts what is written.
+// counted counts what is written. It hides the connection's own ways of
+// copying, which would pass bytes by the count.
 type counted struct {
-	net.Conn
+	io.Writer
 	count *atomic.Int64
 }
 
 func (c counted) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
+	n, err := c.Writer.Write(b)
 	c.count.Add(int64(n))
 	return n, err
 }
