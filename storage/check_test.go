@@ -257,7 +257,7 @@ func TestAnInterruptedReindexSaysSoUntilItIsDone(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "state.db")
 		copyFile(t, base, path)
 		fail := &failAt{n: n, after: n%2 == 0}
-		o := storage.Options{Path: path, Seam: fail.seam, Found: func(storage.Damage) {}, ChunkRecords: 20}
+		o := storage.Options{Path: path, Seam: fail.seam, Found: func(storage.Damage) {}, ChunkRecords: 100}
 		s := open(t, o)
 		_, err := s.Reindex(context.Background(), nil)
 		if ended = !fail.hit; ended != (err == nil) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,65 +31,118 @@ func filled(t testing.TB, seed uint64) (path string, w *twin) {
 	return path, wr.twin
 }
 
+// judge compares answers of a state that may be damaged: each is right, or an error that names the file.
+type judge struct {
+	t       *testing.T
+	path    string
+	w       *twin
+	what    string // was done to the file
+	refused int
+}
+
+func (j *judge) named(err error) {
+	j.t.Helper()
+	var c *boltfile.CorruptError
+	var d *storage.Damage
+	if !errors.As(err, &c) && !errors.As(err, &d) && !strings.Contains(err.Error(), j.path) {
+		j.t.Fatalf("%s: the error does not name the file: %v", j.what, err)
+	}
+	j.refused++
+}
+
+func (j *judge) state(s *storage.State) {
+	j.t.Helper()
+	v := s.Snapshot()
+	defer v.Release()
+	for id := range j.w.recs {
+		for _, key := range append(j.w.keys(id), "none", "dir1", "zzz") {
+			got, err := s.Get(id, []byte(key))
+			j.get(id, key, got, err)
+		}
+		j.walks(v, id)
+	}
+	if _, err := s.Check(context.Background(), nil); err != nil {
+		j.named(err)
+	}
+}
+
+func (j *judge) get(id storage.KeyspaceID, key string, got storage.Record, err error) {
+	j.t.Helper()
+	want, ok := j.w.recs[id][key]
+	ok = ok && !j.w.detached[id]
+	switch {
+	case errors.Is(err, storage.ErrNotFound) && !ok:
+	case errors.Is(err, storage.ErrNotFound):
+		j.t.Fatalf("%s: keyspace %s, key %q is silently absent", j.what, id, key)
+	case err != nil:
+		j.named(err)
+	case !ok || !bytes.Equal(got.Value, want.Value) || got.Index != want.Index:
+		j.t.Fatalf("%s: keyspace %s, key %q: got %+v, want %+v", j.what, id, key, got, want)
+	}
+}
+
+func (j *judge) walks(v *storage.View, id storage.KeyspaceID) {
+	j.t.Helper()
+	var keys []string
+	err := v.Scan(id, nil, nil, func(r storage.Record) bool {
+		if want := j.w.recs[id][string(r.Key)]; !bytes.Equal(r.Value, want.Value) || j.w.detached[id] {
+			j.t.Fatalf("%s: scan of %s gives %+v, want %+v", j.what, id, r, want)
+		}
+		keys = append(keys, string(r.Key))
+		return true
+	})
+	if err != nil {
+		j.named(err)
+	} else if want := j.w.keys(id); !slices.Equal(keys, want) {
+		j.t.Fatalf("%s: scan of %s gives %d records, want %d", j.what, id, len(keys), len(want))
+	}
+	names, _, err := v.List(id, "", "", 0)
+	if err != nil {
+		j.named(err)
+	} else if want, _ := j.w.list(id, "", "", 0); !slices.Equal(names, want) {
+		j.t.Fatalf("%s: list of %s gives %q, want %q", j.what, id, names, want)
+	}
+}
+
 // answersRightOrWithAnErrorThatNamesTheFile asks a state that may be damaged everything.
 func answersRightOrWithAnErrorThatNamesTheFile(t *testing.T, path string, w *twin, what string) (refused int) {
 	t.Helper()
-	named := func(err error) bool {
-		var c *boltfile.CorruptError
-		var d *storage.Damage
-		if !errors.As(err, &c) && !errors.As(err, &d) && !strings.Contains(err.Error(), path) {
-			t.Fatalf("%s: the error does not name the file: %v", what, err)
-		}
-		refused++
-		return true
-	}
+	j := &judge{t: t, path: path, w: w, what: what}
 	s, err := storage.Open(storage.Options{Path: path, Key: keyOf, ReadOnly: true})
 	if err != nil {
-		named(err)
-		return refused
+		j.named(err)
+		return j.refused
 	}
 	defer s.Close()
-	v := s.Finished()
-	defer v.Release()
-	for id := range w.recs {
-		for _, key := range append(w.keys(id), "none", "dir1", "zzz") {
-			got, err := s.Get(id, []byte(key))
-			want, ok := w.recs[id][key]
-			ok = ok && !w.detached[id]
-			switch {
-			case errors.Is(err, storage.ErrNotFound) && !ok:
-			case errors.Is(err, storage.ErrNotFound):
-				t.Fatalf("%s: keyspace %s, key %q is silently absent", what, id, key)
-			case err != nil:
-				named(err)
-			case !ok || !bytes.Equal(got.Value, want.Value) || got.Index != want.Index:
-				t.Fatalf("%s: keyspace %s, key %q: got %+v, want %+v", what, id, key, got, want)
+	j.state(s)
+	return j.refused
+}
+
+// damaged returns a copy of a file's bytes with one kind of damage or another, and what it was.
+func damaged(rng *rand.Rand, whole []byte, round int) (b []byte, what string) {
+	b = bytes.Clone(whole)
+	used := len(bytes.TrimRight(whole, "\x00"))
+	what = fmt.Sprintf("round %d", round)
+	switch {
+	case round%25 == 24:
+		b = b[:rng.IntN(used)]
+		what += fmt.Sprintf(", cut to %d bytes", len(b))
+	case round%5 == 4: // a page gone
+		at := rng.IntN(used/4096) * 4096
+		clear(b[at : at+4096])
+		what += fmt.Sprintf(", page at %d cleared", at)
+	default:
+		for range 1 + rng.IntN(4)*rng.IntN(4) {
+			at := rng.IntN(used)
+			if round%2 == 0 { // the structure of a page
+				at = at/4096*4096 + rng.IntN(200)
 			}
-		}
-		var keys []string
-		err := v.Scan(id, nil, nil, func(r storage.Record) bool {
-			if want := w.recs[id][string(r.Key)]; !bytes.Equal(r.Value, want.Value) || w.detached[id] {
-				t.Fatalf("%s: scan of %s gives %+v, want %+v", what, id, r, want)
-			}
-			keys = append(keys, string(r.Key))
-			return true
-		})
-		if err != nil {
-			named(err)
-		} else if want := w.keys(id); fmt.Sprint(keys) != fmt.Sprint(want) {
-			t.Fatalf("%s: scan of %s gives %d records, want %d", what, id, len(keys), len(want))
-		}
-		names, _, err := v.List(id, "", "", 0)
-		if err != nil {
-			named(err)
-		} else if want, _ := w.list(id, "", "", 0); fmt.Sprint(names) != fmt.Sprint(want) {
-			t.Fatalf("%s: list of %s gives %q, want %q", what, id, names, want)
+			old := b[at]
+			b[at] ^= byte(1 + rng.IntN(255))
+			what += fmt.Sprintf(", byte %d from %#x to %#x", at, old, b[at])
 		}
 	}
-	if _, err := s.Check(context.Background(), nil); err != nil {
-		named(err)
-	}
-	return refused
+	return b, what
 }
 
 func TestRandomDamageNeverGivesAWrongAnswer(t *testing.T) {
@@ -97,36 +151,12 @@ func TestRandomDamageNeverGivesAWrongAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rounds := 120
-	if testing.Short() {
-		rounds = 40
-	}
+	const rounds = 50
 	rng := rand.New(rand.NewPCG(17, 1))
-	used := bytes.TrimRight(whole, "\x00")
 	refused := 0
 	bad := t.TempDir() + "/state.db"
 	for round := range rounds {
-		b := bytes.Clone(whole)
-		what := fmt.Sprintf("round %d", round)
-		switch {
-		case round%25 == 24:
-			b = b[:rng.IntN(len(used))]
-			what += fmt.Sprintf(", cut to %d bytes", len(b))
-		case round%5 == 4: // a page gone
-			at := rng.IntN(len(used)/4096) * 4096
-			clear(b[at : at+4096])
-			what += fmt.Sprintf(", page at %d cleared", at)
-		default:
-			for range 1 + rng.IntN(4)*rng.IntN(4) {
-				at := rng.IntN(len(used))
-				if round%2 == 0 { // the structure of a page
-					at = at/4096*4096 + rng.IntN(200)
-				}
-				old := b[at]
-				b[at] ^= byte(1 + rng.IntN(255))
-				what += fmt.Sprintf(", byte %d from %#x to %#x", at, old, b[at])
-			}
-		}
+		b, what := damaged(rng, whole, round)
 		if err := os.WriteFile(bad, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -136,6 +166,41 @@ func TestRandomDamageNeverGivesAWrongAnswer(t *testing.T) {
 	}
 	if refused < rounds/4 {
 		t.Errorf("%d of %d damaged files were noticed by readers: the damage hits nothing", refused, rounds)
+	}
+}
+
+func TestWritingIntoADamagedFileNeverGivesAWrongAnswer(t *testing.T) {
+	path, w := filled(t, 3)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(19, 1))
+	for round := range 15 {
+		b, what := damaged(rng, whole, round)
+		bad := t.TempDir() + "/state.db"
+		if err := os.WriteFile(bad, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		wr := newWriter(uint64(round))
+		wr.twin, wr.keys, wr.keyspaces = w.clone(), 3000, 4
+		j := &judge{t: t, path: bad, w: wr.twin, what: what}
+		s, err := storage.Open(storage.Options{Path: bad, Key: keyOf, ChunkRecords: 40})
+		if err != nil {
+			j.named(err)
+			continue
+		}
+		for range 3 { // pages are given back and used again
+			apply(s, wr.frame(15))
+			if err := s.Checkpoint(context.Background()); err != nil {
+				j.named(err)
+				break
+			}
+		}
+		j.state(s)
+		if err := s.Close(); err != nil {
+			j.named(err)
+		}
 	}
 }
 
