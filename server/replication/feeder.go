@@ -538,10 +538,12 @@ func (f *feeder) gather() (*outgoing, error) {
 	return b, nil
 }
 
-// add puts a frame into a batch: whole for a DR subscription, what is covered for a performance one.
+// add puts a frame into a batch: whole for a DR subscription, what is covered for a performance one. A cursor may lie within a
+// frame: after a restart the secondary knows the last entry it took, not the end of the frame whose later entries it does not cover.
 func (f *feeder) add(b *outgoing, fr *wal.Frame) error {
-	if fr.First != f.at.Index+1 {
-		return fmt.Errorf("the log gave index %d where %d follows", fr.First, f.at.Index+1)
+	next := f.at.Index + 1
+	if fr.First > next || fr.Last() < next || fr.First != next && f.peer.Kind == DR {
+		return fmt.Errorf("the log gave entries %d to %d where %d follows", fr.First, fr.Last(), next)
 	}
 	if f.peer.Kind == DR {
 		b.frames = append(b.frames, fr)
@@ -561,6 +563,9 @@ func (f *feeder) add(b *outgoing, fr *wal.Frame) error {
 
 func (f *feeder) cut(b *outgoing, fr *wal.Frame) error {
 	for i, e := range fr.Entries {
+		if fr.First+uint64(i) <= f.at.Index {
+			continue
+		}
 		cut, any, err := storage.CutEntry(e, func(_ storage.KeyspaceID, s storage.Scope) bool { return covers(Performance, s) })
 		if err != nil {
 			return fmt.Errorf("entry %d of the own log: %w", fr.First+uint64(i), err)
