@@ -71,6 +71,10 @@ func (n *node) liveGeneration() (*Generation, error) {
 	if err := n.dir.Tidy(); err != nil {
 		return nil, err
 	}
+	select {
+	case n.trashed <- struct{}{}:
+	default: // it is awake already
+	}
 	return n.dir.CurrentOrFirst(n.cfg.ClusterName)
 }
 

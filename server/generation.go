@@ -76,23 +76,29 @@ func (d *DataDir) readGeneration(name string) (*Generation, error) {
 		// Not wrapped: a generation that CURRENT names and that is gone must never pass for an empty directory.
 		return nil, fmt.Errorf("%s names generation %s, which cannot be read: %v", filepath.Join(d.Path, currentName), name, err)
 	}
-	var r roleFile
-	if err := json.Unmarshal(b, &r); err != nil {
+	if g.Role, g.Secondary, err = decodeRole(b); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	if r.Format > roleFormat {
-		return nil, fmt.Errorf("%s: format version %d is newer than this program's, %d: use a newer lockstep", file, r.Format, roleFormat)
-	}
-	switch r.Log {
-	case writerLog:
-		g.Role = engine.Writer
-	case verbatimLog:
-		g.Role = engine.Verbatim
-	default:
-		return nil, fmt.Errorf("%s: unknown kind of log %q", file, r.Log)
-	}
-	g.Secondary = r.Secondary
 	return g, nil
+}
+
+// decodeRole reads what fill wrote.
+func decodeRole(b []byte) (role engine.Role, secondary bool, err error) {
+	var r roleFile
+	if err := json.Unmarshal(b, &r); err != nil {
+		return 0, false, err
+	}
+	switch {
+	case r.Format > roleFormat:
+		return 0, false, fmt.Errorf("format version %d is newer than this program's, %d: use a newer lockstep", r.Format, roleFormat)
+	case r.Format < 1:
+		return 0, false, errors.New("no format version")
+	case r.Log == writerLog:
+		return engine.Writer, r.Secondary, nil
+	case r.Log == verbatimLog:
+		return engine.Verbatim, r.Secondary, nil
+	}
+	return 0, false, fmt.Errorf("unknown kind of log %q", r.Log)
 }
 
 // Prepare makes a new generation beside the live one, complete and synced. It

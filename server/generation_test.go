@@ -304,3 +304,27 @@ func TestStoppedNeedsADataDirectory(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func FuzzRole(f *testing.F) {
+	f.Add([]byte(`{"format":1,"log":"writer","secondary":false}`))
+	f.Add([]byte(`{"format":1,"log":"verbatim","secondary":true}`))
+	f.Add([]byte(`{"format":2}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		role, secondary, err := decodeRole(b)
+		if err != nil && (role != 0 || secondary) {
+			t.Errorf("refused with %v, and yet %v, %v", err, role, secondary)
+		}
+		if err == nil && role != engine.Writer && role != engine.Verbatim {
+			t.Errorf("accepted as role %d", role)
+		}
+	})
+}
+
+func TestGenerationsAreNumbered(t *testing.T) {
+	for name, want := range map[string]int{"gen-0001": 1, "gen-12345": 12345, "gen-0000": 0, "gen-1": 0, "gen-000a": 0, "gen-": 0,
+		"gen-0001.new": 0, "../gen-0001": 0, "gen-+001": 0, "gen-99999999999999999999": 0} {
+		if got, ok := generationNumber(name); ok != (want > 0) || (ok && got != want) {
+			t.Errorf("%q: got %d, %v; want %d", name, got, ok, want)
+		}
+	}
+}

@@ -16,7 +16,8 @@ import (
 	"github.com/lockstepdb/lockstep/internal/buildinfo"
 )
 
-// sweepInterval is how often the trash is looked through.
+// sweepInterval is how often the trash is looked through, beside whenever
+// something came to it.
 const sweepInterval = 10 * time.Minute
 
 // node is one running server.
@@ -31,6 +32,7 @@ type node struct {
 	addresses   Addresses
 	clusterBind string
 
+	trashed   chan struct{} // wakes the sweeper; one slot
 	announced sync.Once
 	lingering *session // of the core that switched; written before switched is closed, read after
 }
@@ -43,7 +45,7 @@ type node struct {
 // may cure; a failed commit names its file.
 func Run(ctx context.Context, cfg *Config) error {
 	unix.Umask(0o077)
-	n := &node{cfg: cfg, log: newLogger(cfg)}
+	n := &node{cfg: cfg, log: newLogger(cfg), trashed: make(chan struct{}, 1)}
 	n.gate.shut(waiting{reason: "the server is starting"})
 
 	dir, err := OpenDataDir(cfg.DataDir)
@@ -204,6 +206,7 @@ func (n *node) sweep(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-n.trashed:
 		case <-tick.C:
 		}
 	}

@@ -71,8 +71,13 @@ func readList(file string) (map[string]sum, error) {
 		return nil, fmt.Errorf("read the list: %w", err)
 	}
 	defer f.Close()
+	return decodeList(file, f)
+}
+
+// decodeList reads a list; name stands in its errors.
+func decodeList(name string, from io.Reader) (map[string]sum, error) {
 	want := map[string]sum{}
-	lines := bufio.NewScanner(f)
+	lines := bufio.NewScanner(from)
 	lines.Buffer(make([]byte, 64<<10), maxListLine)
 	for n := 1; lines.Scan(); n++ {
 		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
@@ -87,11 +92,11 @@ func readList(file string) (map[string]sum, error) {
 			want[e.Path], err = sumOf(e.Value) // a later line replaces an earlier one
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", file, n, err)
+			return nil, fmt.Errorf("%s:%d: %w", name, n, err)
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("read the list %s: %w", file, err)
+		return nil, fmt.Errorf("read the list %s: %w", name, err)
 	}
 	return want, nil
 }

@@ -27,7 +27,9 @@ checked.
   -against=LIST   instead, look each record of LIST up, using no digest and no
                   index: a file of JSON objects, one a line,
                   {"path":"secret/app","value":{"k":"v"}}
-                  with the mount's path and the key below it, and the newest value
+                  with the mount's path and the key below it, and the newest value.
+                  Stop the server cleanly first: after a kill some records are
+                  still in the log alone
 `
 
 var checkCommand = command{"check", "check a stopped node's log and state", checkHelp, runCheck}
