@@ -157,6 +157,7 @@ func write(e *engine.Engine, a *acked, stop <-chan struct{}) (wait func()) {
 const crashes = 24
 
 func TestKilledAtAnyCommitNothingAcknowledgedIsLost(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	a := newAcked()
 	type image struct {
@@ -198,6 +199,7 @@ func TestKilledAtAnyCommitNothingAcknowledgedIsLost(t *testing.T) {
 var errDisk = errors.New("the disk failed")
 
 func TestFailedCommitEndsTheEngineAndLosesNothing(t *testing.T) {
+	t.Parallel()
 	kinds := map[string]func(file string) bool{
 		"log":      func(f string) bool { return strings.Contains(f, "/log/") && filepath.Base(f) != "meta.db" },
 		"metadata": func(f string) bool { return filepath.Base(f) == "meta.db" },

@@ -39,6 +39,7 @@ func mustGet(t *testing.T, e *engine.Engine, ks storage.KeyspaceID, key string) 
 }
 
 func TestWriteIsReadableAndSurvivesReopening(t *testing.T) {
+	t.Parallel()
 	e := enginetest.New(t, engine.Writer)
 	c := enginetest.MustDo(t, e, put("a", "1"), put("b", "2"))
 	if c.Position.Index != 1 || e.Position() != c.Position {
@@ -85,6 +86,7 @@ func increment(key string) *engine.Tx {
 }
 
 func TestConcurrentIncrementsLoseNothing(t *testing.T) {
+	t.Parallel()
 	e := enginetest.New(t, engine.Writer, small)
 	ctx := enginetest.Context(t)
 	const workers, each, keys = 16, 100, 5
@@ -113,6 +115,7 @@ func TestConcurrentIncrementsLoseNothing(t *testing.T) {
 var errExists = errors.New("exists already")
 
 func TestOfManyCreatesOfOneKeyExactlyOneWinsAndLosersSeeItDurable(t *testing.T) {
+	t.Parallel()
 	e := enginetest.New(t, engine.Writer)
 	ctx := enginetest.Context(t)
 	for round := range 50 {
@@ -150,6 +153,7 @@ func TestOfManyCreatesOfOneKeyExactlyOneWinsAndLosersSeeItDurable(t *testing.T) 
 }
 
 func TestContextThatEndsFirstLeavesTheOutcomeUnknown(t *testing.T) {
+	t.Parallel()
 	e := enginetest.New(t, engine.Writer)
 	ctx, cancel := context.WithCancel(context.Background())
 	_, err := e.Do(ctx, &engine.Tx{Exec: func(engine.Reader) ([]engine.Write, error) {
@@ -162,6 +166,7 @@ func TestContextThatEndsFirstLeavesTheOutcomeUnknown(t *testing.T) {
 }
 
 func TestLimitsAreToldWithFigures(t *testing.T) {
+	t.Parallel()
 	e := enginetest.New(t, engine.Writer)
 	many := make([]engine.Write, 4097)
 	for i := range many {
@@ -190,6 +195,7 @@ func TestLimitsAreToldWithFigures(t *testing.T) {
 }
 
 func TestScopeOfAKeyspaceNeverChanges(t *testing.T) {
+	t.Parallel()
 	e := enginetest.New(t, engine.Writer)
 	enginetest.MustDo(t, e, put("a", "1"))
 	_, err := e.Do(enginetest.Context(t), &engine.Tx{Writes: []engine.Write{enginetest.Put(shared, storage.Local, "b", "2")}})
@@ -199,6 +205,7 @@ func TestScopeOfAKeyspaceNeverChanges(t *testing.T) {
 }
 
 func TestDroppedKeyspaceIsGoneAtOnceAndForGood(t *testing.T) {
+	t.Parallel()
 	e := enginetest.New(t, engine.Writer, small)
 	for i := range 50 {
 		enginetest.MustDo(t, e, put(fmt.Sprintf("k%d", i), "v"))

@@ -23,6 +23,7 @@ import (
 // TestTransactionsBehaveLikeASlowTwin lets many workers run random transactions. The twin is a map that Exec itself changes: whatever
 // order the sequencer chose, each read must be what the twin holds, and so must all that is there at the end.
 func TestTransactionsBehaveLikeASlowTwin(t *testing.T) {
+	t.Parallel()
 	e := enginetest.New(t, engine.Writer, small)
 	twin := map[string]string{} // only Exec touches it: one at a time
 	ctx := enginetest.Context(t)
@@ -99,6 +100,7 @@ func twinTx(t *testing.T, rng *rand.Rand, twin map[string]string) *engine.Tx {
 }
 
 func TestRetentionKeepsWhatSecondariesNeedWithinTheLimits(t *testing.T) {
+	t.Parallel()
 	now := time.Now()
 	var clock sync.Mutex
 	at := func() time.Time { clock.Lock(); defer clock.Unlock(); return now }
@@ -158,6 +160,7 @@ func TestRetentionKeepsWhatSecondariesNeedWithinTheLimits(t *testing.T) {
 }
 
 func TestWritesAreRefusedWhileTheDiskIsTooFullAndResumeByThemselves(t *testing.T) {
+	t.Parallel()
 	e := enginetest.New(t, engine.Writer, func(c *engine.Config) { c.MinFree = 1 << 20 })
 	if st, err := os.Stat(filepath.Join(enginetest.Dir(t, e), "reserve")); err != nil || st.Size() != 64<<20 {
 		t.Errorf("reserve: got %v, %v, want 64 MiB", st, err)
@@ -179,6 +182,7 @@ func TestWritesAreRefusedWhileTheDiskIsTooFullAndResumeByThemselves(t *testing.T
 }
 
 func TestNodeScopeRecordsStayHere(t *testing.T) {
+	t.Parallel()
 	e := enginetest.New(t, engine.Writer)
 	if err := e.NodeSet(map[string][]byte{"a/1": []byte("x"), "a/2": []byte("y"), "b": {}}); err != nil {
 		t.Fatal(err)
@@ -204,6 +208,7 @@ func TestNodeScopeRecordsStayHere(t *testing.T) {
 }
 
 func TestPlacesSurviveReopening(t *testing.T) {
+	t.Parallel()
 	p := enginetest.New(t, engine.Writer, small)
 	d := enginetest.NewOf(t, enginetest.Secondary(p, engine.Verbatim), engine.Verbatim, small)
 	rng := rand.New(rand.NewPCG(19, 20))
@@ -239,6 +244,7 @@ func TestPlacesSurviveReopening(t *testing.T) {
 }
 
 func TestDrSecondaryOfAPerformanceSecondaryFollowsASyncByStreaming(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(21, 22))
 	p := fill(t, rng)
 	s := enginetest.NewOf(t, enginetest.Secondary(p, engine.Writer), engine.Writer, small)
@@ -269,6 +275,7 @@ func TestDrSecondaryOfAPerformanceSecondaryFollowsASyncByStreaming(t *testing.T)
 }
 
 func TestSystemVersionChangesWithTheSystemOnly(t *testing.T) {
+	t.Parallel()
 	e := enginetest.New(t, engine.Writer)
 	enginetest.MustDo(t, e, put("a", "1"))
 	before := e.SystemVersion()
@@ -283,6 +290,7 @@ func TestSystemVersionChangesWithTheSystemOnly(t *testing.T) {
 }
 
 func TestStoppedEngineSaysSo(t *testing.T) {
+	t.Parallel()
 	e := enginetest.New(t, engine.Writer)
 	enginetest.MustDo(t, e, put("a", "1"))
 	enginetest.Stop(t, e)
@@ -298,6 +306,7 @@ func TestStoppedEngineSaysSo(t *testing.T) {
 }
 
 func TestFullTableSlowsCommitsAndLosesNothing(t *testing.T) {
+	t.Parallel()
 	e := enginetest.New(t, engine.Writer, func(c *engine.Config) { c.CheckpointBytes = 8 << 10 })
 	var wg sync.WaitGroup
 	for w := range 8 {

@@ -117,6 +117,7 @@ func randomWrites(t *testing.T, e *engine.Engine, rng *rand.Rand, n int) {
 }
 
 func TestVerbatimTwinHasTheSameLogBytesAndRootsAtEveryFrame(t *testing.T) {
+	t.Parallel()
 	p := enginetest.New(t, engine.Writer, small)
 	d := enginetest.NewOf(t, enginetest.Secondary(p, engine.Verbatim), engine.Verbatim, small)
 	p.Hold("d", 1)
@@ -171,6 +172,7 @@ func TestVerbatimTwinHasTheSameLogBytesAndRootsAtEveryFrame(t *testing.T) {
 }
 
 func TestPerformanceTwinHasTheSameSharedRootAndItsOwnLocalRecords(t *testing.T) {
+	t.Parallel()
 	p := enginetest.New(t, engine.Writer, small)
 	s := enginetest.NewOf(t, enginetest.Secondary(p, engine.Writer), engine.Writer, small)
 	p.Hold("s", 1)
@@ -220,6 +222,7 @@ func TestPerformanceTwinHasTheSameSharedRootAndItsOwnLocalRecords(t *testing.T) 
 }
 
 func TestCursorMovesWithoutAnEntryAndSurvivesACleanStop(t *testing.T) {
+	t.Parallel()
 	s := enginetest.New(t, engine.Writer)
 	end := wal.Position{Fork: wal.Fork{1}, Index: 77}
 	waited := make(chan error, 1)
@@ -240,6 +243,7 @@ func TestCursorMovesWithoutAnEntryAndSurvivesACleanStop(t *testing.T) {
 }
 
 func TestWrongBatchIsRefusedBeforeTheCommitAndLeavesNoTrace(t *testing.T) {
+	t.Parallel()
 	p := enginetest.New(t, engine.Writer)
 	d := enginetest.NewOf(t, enginetest.Secondary(p, engine.Verbatim), engine.Verbatim)
 	s := enginetest.NewOf(t, enginetest.Secondary(p, engine.Writer), engine.Writer)
@@ -279,6 +283,7 @@ func TestWrongBatchIsRefusedBeforeTheCommitAndLeavesNoTrace(t *testing.T) {
 }
 
 func TestHostileBatchesAreRefused(t *testing.T) {
+	t.Parallel()
 	s := enginetest.New(t, engine.Writer)
 	enginetest.MustPut(t, s, local, storage.Local, "mine", "1")
 	encode := func(e *storage.Entry) []byte { e.Version = 1; e.Index = 1; return storage.EncodeEntry(nil, e) }
@@ -313,6 +318,7 @@ func TestHostileBatchesAreRefused(t *testing.T) {
 }
 
 func TestFramesOutOfPlaceAreRefused(t *testing.T) {
+	t.Parallel()
 	p := enginetest.New(t, engine.Writer)
 	d := enginetest.NewOf(t, enginetest.Secondary(p, engine.Verbatim), engine.Verbatim)
 	for i := range 4 {

@@ -68,6 +68,7 @@ func large(c *engine.Config) { c.CheckpointInterval = time.Hour }
 func marked(i int) string { return fmt.Sprintf("marked-value-%02d", i) }
 
 func TestDamagedLogIsRefusedOnAPrimaryWithFileAndPlace(t *testing.T) {
+	t.Parallel()
 	dir := image(t, enginetest.New(t, engine.Writer, large), marked)
 	log := segments(t, dir)
 	flip(t, log[len(log)-1], "marked-value-25")
@@ -83,6 +84,7 @@ func TestDamagedLogIsRefusedOnAPrimaryWithFileAndPlace(t *testing.T) {
 }
 
 func TestDamagedLogOfASecondaryIsSetAsideAndItsPlaceFoundBySync(t *testing.T) {
+	t.Parallel()
 	for name, role := range bothRoles {
 		for _, which := range []string{"newest entry", "segment removed", "all segments removed"} {
 			t.Run(name+", "+which, func(t *testing.T) {
@@ -161,6 +163,7 @@ func exists(path string) bool {
 }
 
 func TestKilledWhileALogIsSetAsideGoesOn(t *testing.T) {
+	t.Parallel()
 	dir := image(t, enginetest.New(t, engine.Writer, large), marked)
 	log := segments(t, dir)
 	flip(t, log[len(log)-1], "marked-value-25")
@@ -201,6 +204,7 @@ func TestKilledWhileALogIsSetAsideGoesOn(t *testing.T) {
 }
 
 func TestLogShorterThanTheStateIsRefused(t *testing.T) {
+	t.Parallel()
 	e := enginetest.New(t, engine.Writer, large)
 	early := image(t, e, marked)
 	for i := range 10 {
@@ -222,6 +226,7 @@ func TestLogShorterThanTheStateIsRefused(t *testing.T) {
 }
 
 func TestStateOfAnotherMomentIsRefused(t *testing.T) {
+	t.Parallel()
 	e := enginetest.New(t, engine.Writer, small)
 	early := image(t, e, marked)
 	for i := range 200 {
@@ -245,6 +250,7 @@ func TestStateOfAnotherMomentIsRefused(t *testing.T) {
 }
 
 func TestRotInTheStateIsFoundByReadsAndChecksAndMendedBySync(t *testing.T) {
+	t.Parallel()
 	for name, role := range bothRoles {
 		t.Run(name, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(13, 14))
@@ -307,6 +313,7 @@ func TestRotInTheStateIsFoundByReadsAndChecksAndMendedBySync(t *testing.T) {
 }
 
 func TestReindexOfASoundStoreChangesNothing(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(15, 16))
 	e := enginetest.New(t, engine.Writer, small)
 	randomWrites(t, e, rng, 100)
@@ -328,6 +335,7 @@ func TestReindexOfASoundStoreChangesNothing(t *testing.T) {
 }
 
 func TestOpenNeedsAStore(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if _, _, err := engine.Open(engine.Config{Dir: dir}); err == nil {
 		t.Error("an empty directory was opened")
@@ -348,6 +356,7 @@ func TestOpenNeedsAStore(t *testing.T) {
 }
 
 func TestUnreadableStateOfADrSecondaryBeginsAgainAndOfAPrimaryIsRefused(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(23, 24))
 	p := fill(t, rng)
 	for _, which := range []string{"cut short", "missing"} {
@@ -389,6 +398,7 @@ func TestUnreadableStateOfADrSecondaryBeginsAgainAndOfAPrimaryIsRefused(t *testi
 }
 
 func TestLogDamagedUnderARunningSecondaryIsRenewedByTheNextSync(t *testing.T) {
+	t.Parallel()
 	for name, role := range bothRoles {
 		t.Run(name, func(t *testing.T) {
 			p := enginetest.New(t, engine.Writer, large)

@@ -117,7 +117,8 @@ func (e *Engine) DropAbsent(ctx context.Context, covers func(storage.KeyspaceID,
 }
 
 // EndSync applies the spool from S+1 up to SpoolEnd, which must have reached Until; progress may be nil. Then the state is consistent.
-// From Until on the digests are compared: a difference is *Diverged, and the sync then goes on (with another BeginSync).
+// From Until on the digests are compared: a difference is *Diverged; the sync is then still under way, says Complete, and needs another BeginSync
+// with another S.
 // Killed, or ended by ctx, it is to be called again and continues.
 func (e *Engine) EndSync(ctx context.Context, progress func(done, total uint64)) error {
 	e.sync.step.Lock()

@@ -235,6 +235,11 @@ func (e *Engine) dropWriter(ctx context.Context, absent []storage.KeyspaceTotal)
 
 // endWriter applies the spool through the path that streamed batches take; the cursor tells where it goes on after a kill.
 func (e *Engine) endWriter(ctx context.Context, s *storage.SyncState, progress func(done, total uint64)) error {
+	if !s.Complete { // in memory only: after a restart the ranges' own marks tell as much
+		complete := *s
+		complete.Complete = true
+		e.sync.set(&complete)
+	}
 	next := uint64(1)
 	for ended := false; !ended; {
 		if err := e.unspool(ctx, s, &next, progress); err != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 // timeout ends a test that waits for something that does not come.
-const timeout = 30 * time.Second
+const timeout = 2 * time.Minute
 
 // running is an engine with its Run.
 type running struct {
@@ -176,7 +176,7 @@ func Clean(t testing.TB, report engine.CheckReport) {
 	}
 }
 
-// Context returns a context that ends with the test, or after half a minute.
+// Context returns a context that ends with the test, or after two minutes.
 func Context(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
