@@ -24,6 +24,8 @@ const (
 	anonMiB     = 512 // most anonymous memory of either process
 	wireFactor  = 1.1 // bytes on the wire for each byte of data
 	loadWriters = 2
+	kills       = 3
+	inFlight    = 3 << 20 // bytes under way at a kill, which no range verified yet
 )
 
 // TestBootstrap enrols a secondary of a primary that holds much and is written
@@ -70,7 +72,11 @@ func TestBootstrap(t *testing.T) {
 	sent := wire.FromServer()
 	t.Logf("filled in %s under load of %d writes: %d MiB of data, %d MiB on the wire (%.2f); anonymous memory at most: primary %d MiB, secondary %d MiB",
 		time.Since(began).Round(time.Millisecond), written, data>>20, sent>>20, float64(sent)/float64(data), peaks[0]>>20, peaks[1]>>20)
-	if limit := int64(wireFactor * float64(data)); sent > limit {
+	limit := int64(wireFactor * float64(data))
+	if *records < 1_000_000 {
+		limit += kills * inFlight // in a short run what was under way weighs more than the tenth that is allowed
+	}
+	if sent > limit {
 		t.Errorf("%d bytes on the wire for %d bytes of data, want at most %d", sent, data, limit)
 	}
 	for i, n := range []*cluster.Node{primary, secondary} {

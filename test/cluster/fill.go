@@ -22,7 +22,7 @@ func Fill(t testing.TB, node *Node, path string, n, size int) {
 	var next atomic.Int64
 	var failed atomic.Pointer[error]
 	var all sync.WaitGroup
-	for range 32 {
+	for range 64 {
 		all.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n && failed.Load() == nil; i = int(next.Add(1)) - 1 {
 				if err := node.Put(context.Background(), Key(path, i), Value(i, 0, size)); err != nil {

@@ -94,7 +94,7 @@ func (r rot) run(t *testing.T, tr *cluster.Trio, kind cluster.Kind, record int) 
 		t.Fatal(err)
 	}
 	tr.WaitConverged()
-	cluster.Eventually(t, cluster.Deadline, "the damage is named in the secondary's log", func() (bool, string) {
+	cluster.Eventually(t, 20*time.Second, "the damage is named in the secondary's log", func() (bool, string) {
 		return names(victim.Log()[from:], record), victim.LogTail(8)
 	})
 	tr.WaitConverged()

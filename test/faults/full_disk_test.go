@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/lockstepdb/lockstep/test/cluster"
+	"github.com/lockstepdb/lockstep/wal"
 )
 
 const inside = "TEST_INSIDE_NAMESPACE" // set in the process that owns a mount namespace
@@ -37,6 +38,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	t.Run("the log", func(t *testing.T) { fullLog(t) })
 	t.Run("the state file", func(t *testing.T) { fullState(t) })
+	t.Run("a new segment", func(t *testing.T) { fullSegments(t) })
 	t.Run("the metadata file", func(t *testing.T) { fullMetadata(t) })
 	t.Run("below min_free writes are refused and go on when there is room", func(t *testing.T) { belowMinFree(t) })
 }
@@ -220,10 +222,10 @@ func fullState(t *testing.T) {
 	demandRecords(t, n, acked, size)
 }
 
-func fullMetadata(t *testing.T) {
+func fullSegments(t *testing.T) {
 	const size = 100
 	d := newDisk(t)
-	// A segment every few entries: the list of segments grows until its file must.
+	// A segment every few entries: the next one finds no room.
 	n := onDisk(t, d, `checkpoint_interval = "1h"`, `checkpoint_bytes = "1GiB"`, `segment_entries = 4`)
 	acked := write(n, 0, 40, size)
 	if acked != 40 {
@@ -239,6 +241,44 @@ func fullMetadata(t *testing.T) {
 	t.Logf("named: %s", n.LogTail(3))
 	d.giveBack()
 	demandRecords(t, n, acked, size)
+}
+
+// fullMetadata goes through the log itself: a server's metadata file has slack
+// for all that it writes there in a day.
+func fullMetadata(t *testing.T) {
+	d := newDisk(t)
+	dir := filepath.Join(d.path, "log")
+	log, _, err := wal.Open(wal.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := log.SetNotes(map[string][]byte{"small": []byte("kept")}); err != nil {
+		t.Fatal(err)
+	}
+	d.leave(0)
+	err = log.SetNotes(map[string][]byte{"large": make([]byte, 4<<20)})
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(fmt.Sprint(err), "meta.db") {
+		t.Errorf("notes on a full disk: %v, want ENOSPC and meta.db named", err)
+	}
+	t.Logf("refused: %v", err)
+	if err := log.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	d.giveBack()
+	log, _, err = wal.Open(wal.Config{Dir: dir})
+	if err != nil {
+		t.Fatalf("reopen after room was made: %v", err)
+	}
+	defer log.Close()
+	if got := string(log.Note("small")); got != "kept" {
+		t.Errorf("the note from before is %q, want kept", got)
+	}
+	if got := log.Note("large"); got != nil {
+		t.Errorf("the refused note is there with %d bytes", len(got))
+	}
+	if err := log.SetNotes(map[string][]byte{"large": make([]byte, 4<<20)}); err != nil {
+		t.Errorf("notes after room was made: %v", err)
+	}
 }
 
 func belowMinFree(t *testing.T) {
