@@ -233,7 +233,7 @@ func TestASecondaryThatDoesNotAcknowledgeHasABoundedAmountInFlight(t *testing.T)
 	if _, err := stream.Recv(); err != nil {
 		t.Fatalf("reading the answer: %v", err)
 	}
-	p.load(shared, storage.Replicated, "k", 20_000, 100)
+	p.load(shared, storage.Replicated, "k", scaled(20_000), 100)
 	for range 20 { // messages come while nothing is acknowledged
 		if _, err := stream.Recv(); err != nil {
 			break

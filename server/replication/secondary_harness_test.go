@@ -257,6 +257,14 @@ func (c *cluster) write(ks storage.KeyspaceID, scope storage.Scope, prefix strin
 	}
 }
 
+// scaled is a number of records that the race detector gets through in time.
+func scaled(n int) int {
+	if raceEnabled {
+		return n / 4
+	}
+	return n
+}
+
 // load commits n records by few large transactions.
 func (c *cluster) load(ks storage.KeyspaceID, scope storage.Scope, prefix string, n, size int) {
 	c.t.Helper()

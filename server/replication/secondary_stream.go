@@ -41,6 +41,8 @@ type subscription struct {
 	verified wal.Position // where roots were last compared equal
 	root     merkle.RootHash
 
+	differs bool // roots were found to differ: told once; of the receiving goroutine
+
 	// Of the applying goroutine.
 	at      wal.Position // up to here batches are taken
 	history []engine.Reign
@@ -234,7 +236,7 @@ func (l *life) place() wal.Position {
 // compare compares the primary's root with this cluster's when both are at one place.
 func (sub *subscription) compare(h *heartbeat, now time.Time) error {
 	l := sub.l
-	if h.Root == nil || l.e.SyncState() != nil {
+	if h.Root == nil || sub.differs || l.e.SyncState() != nil {
 		return nil
 	}
 	before := l.place()
@@ -248,6 +250,7 @@ func (sub *subscription) compare(h *heartbeat, now time.Time) error {
 	}
 	root := rootOf(l.kind, totals)
 	if root != *h.Root {
+		sub.differs = true
 		l.log.Error("the root differs from the primary's", "index", before.Index, "root", fmt.Sprintf("%x", root[:]), "primary_root", fmt.Sprintf("%x", h.Root[:]))
 		sub.tell(Event{Kind: Diverged, Reason: fmt.Sprintf("at index %d this cluster has root %x, the primary %x", before.Index, root[:], h.Root[:])})
 		return nil
@@ -324,7 +327,8 @@ func (sub *subscription) ackNow() *ack {
 	defer sub.mu.Unlock()
 	a.Heard = sub.clock
 	if !sub.verified.IsZero() && l.e.SyncState() == nil {
-		a.Applied, a.Root = sub.verified, &sub.root
+		root := sub.root
+		a.Applied, a.Root = sub.verified, &root
 	}
 	return a
 }

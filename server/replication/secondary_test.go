@@ -187,6 +187,9 @@ func TestLargestValueIsStreamedAndSynced(t *testing.T) { // internals 5j.14
 	bothKinds(t, func(t *testing.T, k Kind) {
 		p, _ := newPrimary(t)
 		large := strings.Repeat("x", 32<<20)
+		if raceEnabled {
+			large = large[:3<<20]
+		}
 		enginetest.MustDo(t, p.e, enginetest.Put(shared, storage.Replicated, "synced", large))
 		p.checkpoint()
 		s := p.follow(k, "s")

@@ -40,7 +40,7 @@ func (c *cluster) writing(ks storage.KeyspaceID) (stop func()) {
 func TestBootstrapUnderLoadConverges(t *testing.T) {
 	bothKinds(t, func(t *testing.T, k Kind) {
 		p, _ := newPrimary(t, func(c *engine.Config) { c.CheckpointInterval = 50 * time.Millisecond })
-		p.load(shared, storage.Replicated, "base/", 10_000, 200)
+		p.load(shared, storage.Replicated, "base/", scaled(10_000), 200)
 		p.checkpoint()
 		stop := p.writing(shared)
 		defer stop()
@@ -56,7 +56,7 @@ func TestBootstrapUnderLoadConverges(t *testing.T) {
 
 func TestRestartsDuringBootstrapSendNothingTwice(t *testing.T) {
 	bothKinds(t, func(t *testing.T, k Kind) {
-		const records, size = 60_000, 512
+		records, size := scaled(60_000), 512
 		p, px := newPrimary(t)
 		p.load(shared, storage.Replicated, "base/", records, size)
 		p.checkpoint()
@@ -68,7 +68,7 @@ func TestRestartsDuringBootstrapSendNothingTwice(t *testing.T) {
 			mark := px.down.Load()
 			s.run()
 			s.until("a quarter has been received", func() bool {
-				return px.down.Load()-mark > records*size/4 || s.n.link[k].get().Machine.Name == StateStreamWALs
+				return px.down.Load()-mark > int64(records*size/4) || s.n.link[k].get().Machine.Name == StateStreamWALs
 			})
 			s.stop()
 			s.e = enginetest.Reopen(t, s.e)
@@ -82,7 +82,7 @@ func TestRestartsDuringBootstrapSendNothingTwice(t *testing.T) {
 		s.until("the secondary streams", func() bool { return s.n.link[k].get().Machine.Name == StateStreamWALs })
 		stop()
 		p.caughtUp(k, s)
-		data := int64(records * (size + len("base/000000")))
+		data := int64(records) * int64(size+len("base/000000"))
 		// What the stream brought beside the ranges is written by the test's own load, and bounded by it.
 		streamed := p.e.LogBytes(1)
 		underWay := int64(3 * (callBytes + chunkTarget)) // at three interruptions; a tenth covers framing and encryption
@@ -94,12 +94,12 @@ func TestRestartsDuringBootstrapSendNothingTwice(t *testing.T) {
 
 func TestARecordThatDiffersIsFoundByItsRootAndRepairedAlone(t *testing.T) {
 	p, _ := newPrimary(t)
-	p.load(shared, storage.Replicated, "base/", 20_000, 50)
+	p.load(shared, storage.Replicated, "base/", scaled(20_000), 50)
 	p.checkpoint()
 	s := p.follow(Performance, "s")
 	p.caughtUp(Performance, s)
 	before := s.n.link[Performance].get()
-	enginetest.MustDo(t, s.e, enginetest.Put(shared, storage.Replicated, "base/007777", "not what the primary has"),
+	enginetest.MustDo(t, s.e, enginetest.Put(shared, storage.Replicated, "base/003777", "not what the primary has"),
 		enginetest.Put(shared, storage.Replicated, "base/extra", "nor this"), enginetest.Delete(shared, storage.Replicated, "base/001234"),
 		enginetest.Put(local, storage.Local, "own", "stays"))
 	s.until("it was found", func() bool { return strings.Contains(s.logs.String(), "the root differs from the primary's") })
@@ -121,7 +121,7 @@ func TestARecordThatDiffersIsFoundByItsRootAndRepairedAlone(t *testing.T) {
 func TestARottenValueIsRepairedFromThePrimary(t *testing.T) {
 	bothKinds(t, func(t *testing.T, k Kind) {
 		p, _ := newPrimary(t)
-		p.load(shared, storage.Replicated, "base/", 20_000, 50)
+		p.load(shared, storage.Replicated, "base/", scaled(20_000), 50)
 		enginetest.MustDo(t, p.e, enginetest.Put(shared, storage.Replicated, "victim", "the value that rots"))
 		p.checkpoint()
 		s := p.follow(k, "s")
