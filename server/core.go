@@ -207,6 +207,11 @@ func (c *core) run(ctx context.Context) (again bool, err error) {
 	}
 	repl := start("replication", c.replication.Run)
 	api := start("API", c.vault.Run)
+	if cert := c.node.cert; cert != nil {
+		byName := certificateByName(c.replication.APICertificate)
+		cert.byName.Store(&byName)
+		defer cert.byName.Store(nil)
+	}
 	c.node.gate.open(c.vault)
 	c.node.announce()
 

@@ -28,7 +28,13 @@ const (
 type certificate struct {
 	certFile, keyFile string
 	pair              atomic.Pointer[tls.Certificate]
+	// byName is set while a core lives: a secondary about to enrol asks by the name of the set, and gets a certificate that the
+	// fingerprint in its token vouches for.
+	byName atomic.Pointer[certificateByName]
 }
+
+// certificateByName answers a client by the server name it asks for; nil, nil: the listener's own pair is meant.
+type certificateByName func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
 // load reads the files anew; on an error the pair stays what it was.
 func (c *certificate) load() error {
@@ -60,7 +66,12 @@ func (c *certificate) tlsConfig(minVersion uint16) *tls.Config {
 	return &tls.Config{
 		MinVersion: minVersion,
 		NextProtos: []string{"h2", "http/1.1"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if byName := c.byName.Load(); byName != nil {
+				if cert, err := (*byName)(hello); cert != nil || err != nil {
+					return cert, err
+				}
+			}
 			return c.pair.Load(), nil
 		},
 	}

@@ -44,9 +44,8 @@ func (n *Node) preflight(ctx context.Context, k Kind, a *primaryAPI, text string
 	if err := a.post(ctx, "/v1/sys/wrapping/lookup", map[string]string{"token": text}, &l); err != nil {
 		return nil, unreachablef("%w (looking the token up; it was not used)", err)
 	}
-	if l.Set == "" { // a primary whose lookup tells only what Vault's does
-		n.log.Warn("the primary tells neither its cluster address nor its size before activation: cluster port and disk are not checked")
-		return &l, nil
+	if l.Set == "" {
+		return nil, refuse("check failed: the primary. What answers at its API address tells neither its cluster address nor its size: it is no Lockstep primary, or something between changes its answers. Give the right primary_api_addr. The token was not used")
 	}
 	if err := n.reachCluster(ctx, k, a, &l); err != nil {
 		return nil, err

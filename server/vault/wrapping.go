@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"time"
 
@@ -107,7 +108,9 @@ func (c *Core) wrapLookup(r *request, p *unwrapParams) (*reply, error) {
 		if err != nil {
 			return nil, err
 		}
-		return lookupReply(a.CreationTime, a.TTL, a.CreationPath), nil
+		data := lookupData(a.CreationTime, a.TTL, a.CreationPath)
+		maps.Copy(data, a.Lookup) // what a secondary checks before it spends the token
+		return &reply{data: data}, nil
 	}
 	hash, err := c.wrappingHash(text)
 	if err != nil {
@@ -121,11 +124,11 @@ func (c *Core) wrapLookup(r *request, p *unwrapParams) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lookupReply(w.Created, w.TTL, w.Path), nil
+	return &reply{data: lookupData(w.Created, w.TTL, w.Path)}, nil
 }
 
-func lookupReply(created time.Time, ttl time.Duration, path string) *reply {
-	return &reply{data: map[string]any{"creation_time": stamp(created), "creation_ttl": seconds(ttl), "creation_path": path}}
+func lookupData(created time.Time, ttl time.Duration, path string) map[string]any {
+	return map[string]any{"creation_time": stamp(created), "creation_ttl": seconds(ttl), "creation_path": path}
 }
 
 func decodeWrapped(value []byte, ok bool, now time.Time) (*wrapped, error) {
