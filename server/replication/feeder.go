@@ -44,7 +44,7 @@ func (n *Node) registerServices(s *grpc.Server) {
 }
 
 // Stream implements pb.ReplicationServer: one subscription. The handler watches; one goroutine sends, one receives. A blocked Send or Recv
-// ends only with the stream, and the stream ends when the handler returns: so it cannot wait for those two, it only tells them to end.
+// ends only with the stream, and the stream ends when the handler returns: so it cannot wait for those two, it only tells them to end; Run waits.
 func (s *service) Stream(stream grpc.BidiStreamingServer[pb.FromSecondary, pb.FromPrimary]) error {
 	p, err := s.n.caller(stream.Context())
 	if err != nil {
@@ -67,8 +67,8 @@ func (s *service) Stream(stream grpc.BidiStreamingServer[pb.FromSecondary, pb.Fr
 	defer s.n.peers.update(p.Kind, p.ID, func(ps *peerState) { ps.Streams-- })
 	defer s.leave(f)
 
-	go func() { cancel(f.receive()) }()
-	go func() { cancel(f.send(ctx)) }()
+	s.n.feeding.Go(func() { cancel(f.receive()) })
+	s.n.feeding.Go(func() { cancel(f.send(ctx)) })
 	f.watch(ctx)
 	return f.ended(context.Cause(ctx))
 }

@@ -96,6 +96,7 @@ type Node struct {
 	certs   *certificates   // the TLS keys in use
 	clients *clientListener // of the cluster port; nil until Run (guarded by mu)
 	forward forwarder       // connection of forwarded requests
+	feeding sync.WaitGroup  // goroutines of streams that this cluster feeds
 
 	admin sync.Mutex // held by operator's calls that change the role or the list of secondaries
 

@@ -41,6 +41,7 @@ func (n *Node) Run(ctx context.Context) error {
 			<-ctx.Done()
 			n.streams.cutAll(errStopping)
 			stopServer(s)
+			n.feeding.Wait()
 		})
 	}
 	for _, k := range kinds {
