@@ -147,11 +147,12 @@ func (sub *subscription) synced() bool {
 // ---- receiving
 
 func (sub *subscription) receive() {
-	if err := sub.receiving(); err != nil && sub.ctx.Err() == nil {
+	if err := sub.receiving(); sub.ctx.Err() == nil {
 		sub.tell(failure(err))
 	}
 }
 
+// receiving returns why the stream ended; it does not end without a reason.
 func (sub *subscription) receiving() error {
 	var parts assembler
 	for {

@@ -727,8 +727,6 @@ func decodeSpan(in *pb.Range) (span, error) {
 	return s, nil
 }
 
-func encodeTotal(t merkle.Total) (count uint64, sum []byte) { return t.Count, t.Sum[:] }
-
 func decodeTotal(count uint64, sum []byte) (merkle.Total, error) {
 	t := merkle.Total{Count: count}
 	return t, decodeFixed(t.Sum[:], sum, "digest")
