@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
+	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	pb "github.com/lockstepdb/lockstep/proto/replicationpb"
@@ -60,7 +61,8 @@ func (w *forwarder) close() {
 }
 
 // Forward sends a request to the primary and waits, 2 s at most, until this cluster has passed the index that it committed; late says that it has not.
-// When the primary cannot be asked the error wraps ErrUnreachable; whether it executed the request is then unknown if it was sent, and the error says so.
+// When the primary cannot be asked the error wraps ErrUnreachable and nothing was executed; when it was lost after the request was sent, the error wraps
+// engine.ErrOutcomeUnknown.
 func (n *Node) Forward(ctx context.Context, f *Forwarded) (answer *ForwardedAnswer, late bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, forwardTime)
 	defer cancel()
@@ -70,9 +72,10 @@ func (n *Node) Forward(ctx context.Context, f *Forwarded) (answer *ForwardedAnsw
 	if err != nil {
 		return nil, false, asUnreachable(err)
 	}
-	out, err := pb.NewReplicationClient(conn).Forward(ctx, encodeForwarded(f))
+	var on grpcpeer.Peer // known as soon as the request has a connection
+	out, err := pb.NewReplicationClient(conn).Forward(ctx, encodeForwarded(f), grpc.Peer(&on))
 	if err != nil {
-		return nil, false, forwardFailed(err)
+		return nil, false, forwardFailed(err, on.Addr != nil)
 	}
 	if answer, err = decodeForwardedAnswer(out); err != nil {
 		return nil, false, fmt.Errorf("the primary's answer to a forwarded request: %w", err)
@@ -92,12 +95,15 @@ func asUnreachable(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnreachable, err)
 }
 
-func forwardFailed(err error) error {
+func forwardFailed(err error, sent bool) error {
+	if !sent {
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
 	switch status.Code(err) {
 	case codes.InvalidArgument, codes.PermissionDenied, codes.FailedPrecondition, codes.ResourceExhausted:
 		return fmt.Errorf("%w: it refused a forwarded request: %w", ErrUnreachable, err)
 	}
-	return fmt.Errorf("%w: a forwarded request may or may not have been executed: %w", ErrUnreachable, err)
+	return fmt.Errorf("%w: the primary was lost while it had a forwarded request: %w", engine.ErrOutcomeUnknown, err)
 }
 
 func encodeForwarded(f *Forwarded) *pb.ForwardRequest {

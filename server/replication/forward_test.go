@@ -47,6 +47,20 @@ func TestForwardedWriteIsReadableHereWhenItIsAnswered(t *testing.T) {
 	}
 }
 
+func TestAPrimaryLostWithARequestLeavesItsOutcomeUnknown(t *testing.T) {
+	p, px := newPrimary(t)
+	p.handle = func(context.Context, *Forwarded) *ForwardedAnswer {
+		px.block(true)
+		px.cut()
+		return &ForwardedAnswer{Status: 200}
+	}
+	s := p.follow(Performance, "s")
+	p.caughtUp(Performance, s)
+	if _, _, err := s.n.Forward(enginetest.Context(t), &Forwarded{Method: "PUT"}); !errors.Is(err, engine.ErrOutcomeUnknown) || errors.Is(err, ErrUnreachable) {
+		t.Errorf("got %v, want an unknown outcome, which clients must not take for a refusal", err)
+	}
+}
+
 func TestForwardSaysWhenTheOwnReplicaIsLateOrThePrimaryAway(t *testing.T) {
 	p, px := newPrimary(t)
 	p.handle = func(context.Context, *Forwarded) *ForwardedAnswer {
@@ -59,7 +73,11 @@ func TestForwardSaysWhenTheOwnReplicaIsLateOrThePrimaryAway(t *testing.T) {
 	}
 	px.block(true)
 	px.cut()
-	if _, _, err := s.n.Forward(enginetest.Context(t), &Forwarded{Method: "PUT"}); !errors.Is(err, ErrUnreachable) {
+	_, _, err := s.n.Forward(enginetest.Context(t), &Forwarded{Method: "PUT"})
+	if errors.Is(err, engine.ErrOutcomeUnknown) { // it went out on the connection just before that was seen to be lost
+		_, _, err = s.n.Forward(enginetest.Context(t), &Forwarded{Method: "PUT"})
+	}
+	if !errors.Is(err, ErrUnreachable) || errors.Is(err, engine.ErrOutcomeUnknown) {
 		t.Errorf("without a primary: got %v, want ErrUnreachable", err)
 	}
 	p.handle = func(context.Context, *Forwarded) *ForwardedAnswer { return &ForwardedAnswer{Status: 200} }
