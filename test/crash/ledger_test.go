@@ -67,14 +67,6 @@ func (l *ledger) settle(key, value string, found bool) error {
 	return nil
 }
 
-// want returns the settled value of a key.
-func (l *ledger) want(key string) (value string, found bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	r := l.records[key]
-	return r.acked, r.acked != ""
-}
-
 func (l *ledger) count() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
