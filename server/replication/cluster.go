@@ -49,7 +49,8 @@ func (n *Node) newServer() *grpc.Server {
 }
 
 // dial connects to the primary for one purpose: the known cluster addresses in order, mutual TLS pinned to the set's trust bundle. The
-// connection it returns is ready. The caller closes it; after a disconnection it dials anew, as the addresses may have changed.
+// connection it returns is ready. The caller closes it; after a disconnection it dials anew, as the addresses may have changed. When every address
+// refuses the certificate the error is errCertificateRefused, else it wraps ErrUnreachable.
 func (n *Node) dial(ctx context.Context, k Kind, purpose string) (*grpc.ClientConn, error) {
 	set := n.set(k)
 	if set == nil || set.Mode != Secondary {
@@ -59,6 +60,7 @@ func (n *Node) dial(ctx context.Context, k Kind, purpose string) (*grpc.ClientCo
 		return nil, fmt.Errorf("%w: no cluster address of the %s primary is known", ErrUnreachable, k)
 	}
 	var all error
+	everyoneRefused := true
 	for _, addr := range set.Primaries {
 		conn, err := n.dialOne(ctx, k, purpose, addr)
 		if err == nil {
@@ -68,10 +70,14 @@ func (n *Node) dial(ctx context.Context, k Kind, purpose string) (*grpc.ClientCo
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
+		everyoneRefused = everyoneRefused && errors.Is(err, errCertificateRefused)
 		all = errors.Join(all, fmt.Errorf("%s: %w", addr, err))
 	}
 	n.link[k].update(func(l *linkState) { l.DialError = all.Error() })
-	return nil, fmt.Errorf("%w: %w", ErrUnreachable, all)
+	if everyoneRefused {
+		return nil, errCertificateRefused
+	}
+	return nil, fmt.Errorf("%w: %v", ErrUnreachable, all)
 }
 
 // errCertificateRefused is what a revoked secondary meets: the primary ends the handshake with an alert that says no more than that.

@@ -119,6 +119,11 @@ func TestRevocationCutsTheStreamAndStopsTheSecondary(t *testing.T) {
 			return m.Name == StateIdle && strings.Contains(m.Reason, "revoked")
 		})
 		p.write(shared, storage.Replicated, "after/", 10)
+		s.restart()
+		s.until("after a restart the certificate is refused: it stops again", func() bool {
+			m := s.n.link[k].get().Machine
+			return m.Name == StateIdle && strings.Contains(m.Reason, "revoked")
+		})
 		if got := len(enginetest.Content(t, s.e)[shared]); got != 0 {
 			t.Errorf("records written after the revocation: got %d, want none", got)
 		}

@@ -211,7 +211,7 @@ func (l *life) connect() {
 		conn, err := l.n.dial(s.ctx, l.kind, purposeStream)
 		if err != nil {
 			l.connection("transient_failure")
-			l.tell(s.ctx, Event{Kind: Disconnected, Reason: err.Error()})
+			l.tell(s.ctx, failure(err))
 			return
 		}
 		connected := happened{from: s.ctx, do: func() {
@@ -347,7 +347,7 @@ func (l *life) reindex() {
 	})
 }
 
-// failure turns an error of a stream into an event.
+// failure turns an error of a connection or stream into an event.
 func failure(err error) Event {
 	var version *wal.VersionError
 	switch {
@@ -357,6 +357,8 @@ func failure(err error) Event {
 		return Event{Kind: Failed, Reason: err.Error()}
 	case status.Code(err) == codes.PermissionDenied:
 		return Event{Kind: Revoked, Reason: status.Convert(err).Message()}
+	case errors.Is(err, errCertificateRefused):
+		return Event{Kind: Revoked, Reason: errCertificateRefused.Error()}
 	}
 	return Event{Kind: Disconnected, Reason: err.Error()}
 }
