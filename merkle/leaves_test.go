@@ -277,12 +277,11 @@ func FuzzLeaves(f *testing.F) {
 }
 
 func BenchmarkLeavesReplace(b *testing.B) {
-	l := merkle.NewLeaves()
 	leaves := []merkle.Leaf{{}}
 	for i := range 31_000 {
 		leaves = append(leaves, merkle.Leaf{Low: fmt.Sprintf("secret/data/%012d", i), Level: 1})
 	}
-	l, _ = merkle.LoadLeaves(each(leaves))
+	l, _ := merkle.LoadLeaves(each(leaves))
 	d := testKey.Record([]byte("a"), nil)
 	keys := make([][]byte, 1024)
 	for i := range keys {

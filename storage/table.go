@@ -17,9 +17,6 @@ type rec struct {
 	deleted bool
 }
 
-// recordOverhead is what a record costs in a table beside key and value.
-const recordOverhead = 250
-
 // table is the newest changes, ordered by keyspace and key.
 type table struct {
 	recs    btree.Map[string, *rec] // by tableKey

@@ -18,10 +18,6 @@ type lifecycle struct {
 	endOnce sync.Once
 }
 
-func newLifecycle() lifecycle {
-	return lifecycle{failed: make(chan struct{}), ended: make(chan struct{})}
-}
-
 // fail ends the engine; the first failure counts.
 func (l *lifecycle) fail(err error) {
 	l.mu.Lock()

@@ -43,7 +43,6 @@ type station struct {
 	loseNext atomic.Int64    // answers to unwrap that are lost on the way
 	noSwitch atomic.Bool     // Switch fails
 	version  atomic.Value    // string: what sys/health tells, when set
-	cluster  net.Listener    // taken before the node runs, so that its address is known
 	stop     func()
 }
 

@@ -22,7 +22,6 @@ var (
 	errMediaType   = errors.New("unsupported media type")
 	errBodyTooBig  = errors.New("request body too large")
 	errUnavailable = errors.New("unavailable")
-	errInternal    = errors.New("internal error")
 )
 
 // refusal is an error of a kind with the sentence that the client reads; an empty one gives {"errors":[]}.
