@@ -58,7 +58,7 @@ func (l *Log) checkFollows(frames []*Frame) error {
 			return fmt.Errorf("append frame at index %d: %w: it follows another frame than the last one here", f.First, ErrNotNext)
 		}
 		if err := f.verifySum(); err != nil {
-			return fmt.Errorf("append: %w", err)
+			return fmt.Errorf("append frame at index %d: %w", f.First, err)
 		}
 		for i, e := range f.Entries {
 			if len(e) > MaxEntryBytes {

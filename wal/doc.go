@@ -14,6 +14,8 @@
 //     place after the frame before it. Damage is a *boltfile.CorruptError that
 //     names the file and the index.
 //   - Recovery knows three outcomes: clean; a torn tail (cut, and reported); damage (refused, and nothing changed).
+//     Only Config.ReadOnly opens a log with damaged segments, for those who look into it: it gives frames up to the
+//     damage and behind it, and Verify names each place.
 //   - Nothing is ever appended to a file that a crash may have left: Open seals
 //     the segment that was taking frames, and the next Append begins another.
 //   - Frames are stored as they were sealed: EncodeHeader and the entries give the

@@ -76,14 +76,14 @@ func (f *Frame) Seal(prev Hash) {
 }
 
 // Verify checks checksum and chain hash against what the frame holds.
-// It does not know which frame came before: compare Prev for that.
+// It does not know which frame came before: compare Prev for that. Its errors do not name the frame: callers do.
 func (f *Frame) Verify() error {
 	if err := f.verifySum(); err != nil {
 		return err
 	}
 	head := appendHashed(make([]byte, 0, headerSize(len(f.Totals))), &f.Header)
 	if chainHash(head, f.Entries) != f.Chain {
-		return f.wrong("its chain hash does not match what it holds")
+		return errors.New("its chain hash does not match what it holds")
 	}
 	return nil
 }
@@ -96,19 +96,15 @@ func (f *Frame) verifySum() error {
 	}
 	switch {
 	case len(f.Entries) != int(f.Count):
-		return f.wrong("it holds %d entries and its header says %d", len(f.Entries), f.Count)
+		return fmt.Errorf("it holds %d entries and its header says %d", len(f.Entries), f.Count)
 	case entryBytes(f.Entries) != f.Length:
-		return f.wrong("it holds %d bytes and its header says %d", entryBytes(f.Entries), f.Length)
+		return fmt.Errorf("it holds %d bytes and its header says %d", entryBytes(f.Entries), f.Length)
 	}
 	head := appendHashed(make([]byte, 0, headerSize(len(f.Totals))), &f.Header)
 	if checksum(append(head, f.Chain[:]...), f.Entries) != f.Sum {
-		return f.wrong("its checksum does not match what it holds")
+		return errors.New("its checksum does not match what it holds")
 	}
 	return nil
-}
-
-func (f *Frame) wrong(format string, args ...any) error {
-	return fmt.Errorf("frame at index %d: "+format, append([]any{f.First}, args...)...)
 }
 
 // EncodeHeader returns the header's bytes: as stored and as sent.

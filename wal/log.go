@@ -26,7 +26,7 @@ type Config struct {
 	SegmentEntries int    // or at this many entries; 262,144
 	RingBytes      int64  // newest frames kept in memory for readers; 64 MiB
 	Seam           boltfile.Seam
-	ReadOnly       bool // for check and dump: changes nothing, prepares nothing
+	ReadOnly       bool // for check and dump: changes nothing, prepares nothing, and opens a log with damaged segments
 }
 
 func (c *Config) fill() error {
@@ -67,7 +67,7 @@ type Log struct {
 	ring     ring
 	resets   int           // readers of an earlier count are gone
 	wake     chan struct{} // closed and replaced when anything here changes
-	failed   error         // ErrPoisoned with its cause, or ErrClosed
+	failed   error         // ErrPoisoned with its cause, or ErrClosed; of a read-only log: why its end is not known
 }
 
 // End returns the durable end of the log: position and chain hash of its last

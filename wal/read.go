@@ -14,7 +14,7 @@ import (
 var errMissing = errors.New("not there")
 
 // readFrame reads the frame that holds index and verifies it. What it returns
-// with an error is what could be decoded; nil when nothing could.
+// with an error is what could be decoded, perhaps the entries alone; nil when nothing could.
 func readFrame(f *boltfile.File, index uint64) (*Frame, error) {
 	var fr *Frame
 	err := f.View(func(tx *bolt.Tx) error {
@@ -35,7 +35,8 @@ func readFrame(f *boltfile.File, index uint64) (*Frame, error) {
 	return fr, segmentError(f.Path(), index, err)
 }
 
-// decodeFrame copies the frame that holds index out of the file, without verifying it.
+// decodeFrame copies the frame that holds index out of the file, without verifying it. With an error it returns
+// what it came to.
 func decodeFrame(c *bolt.Cursor, index uint64, fileSize int64) (*Frame, error) {
 	value, first, err := seekHeader(c, index)
 	if err != nil {
@@ -44,27 +45,45 @@ func decodeFrame(c *bolt.Cursor, index uint64, fileSize int64) (*Frame, error) {
 	h, err := decodeHeader(value)
 	switch {
 	case err != nil:
-		return nil, err
 	case h.First != first:
-		return nil, fmt.Errorf("header names index %d and stands at %d", h.First, first)
+		err = fmt.Errorf("header names index %d and stands at %d", h.First, first)
 	case int64(h.Length) > fileSize:
-		return nil, fmt.Errorf("header names %d bytes in a file of %d", h.Length, fileSize)
+		err = fmt.Errorf("header names %d bytes in a file of %d", h.Length, fileSize)
+	}
+	if err != nil {
+		return entriesAlone(c, first), err
 	}
 	fr := &Frame{Header: h, Entries: make([][]byte, 0, h.Count)}
 	buf := make([]byte, 0, h.Length)
 	for i := range uint64(h.Count) {
 		k, v := c.Next()
 		if at, kind, ok := parseKey(k); !ok || kind != kindEntry || at != h.First+i {
-			return nil, missingEntry(h.First+i, k)
+			return fr, missingEntry(h.First+i, k)
 		}
 		if len(v) > cap(buf)-len(buf) {
-			return nil, fmt.Errorf("entry %d has %d bytes, more than its header leaves", h.First+i, len(v))
+			return fr, fmt.Errorf("entry %d has %d bytes, more than its header leaves", h.First+i, len(v))
 		}
 		start := len(buf)
 		buf = append(buf, v...)
 		fr.Entries = append(fr.Entries, buf[start:len(buf):len(buf)])
 	}
 	return fr, nil
+}
+
+// entriesAlone copies the entries that follow a header that cannot be read, up to the next header. Nothing else is known of their frame.
+func entriesAlone(c *bolt.Cursor, first uint64) *Frame {
+	fr := &Frame{Header: Header{First: first}}
+	for size := 0; fr.Count < MaxFrameEntries && size <= MaxFrameBytes; {
+		k, v := c.Next()
+		at, kind, ok := parseKey(k)
+		if !ok || kind != kindEntry || at != first+uint64(fr.Count) {
+			break
+		}
+		fr.Entries = append(fr.Entries, append([]byte{}, v...))
+		fr.Count++
+		size += len(v)
+	}
+	return fr
 }
 
 // missingEntry tells a hole with nothing behind it, which is errMissing, from other damage.

@@ -29,6 +29,10 @@ type ForkStart struct {
 // Open recovers the log of a directory. Of a torn tail it cuts what was never
 // acknowledged and reports it; anything else that is damaged is a
 // *boltfile.CorruptError naming file and place, and nothing is changed.
+//
+// Read-only it opens a log with damaged or missing segments too: Verify reports
+// the damage, and what lies outside of it is read as ever. When such a segment no longer tells where it ended, the log ends
+// with the last frame that can be read, and a reader that gets there is given the damage as its error.
 func Open(cfg Config) (*Log, Report, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, Report{}, err
@@ -114,7 +118,7 @@ func (l *Log) recover() (Report, error) {
 	}
 	for _, s := range l.segments {
 		if s.sealed {
-			if err := l.checkSealed(s); err != nil {
+			if err := l.pass(s, l.checkSealed(s)); err != nil {
 				return Report{}, err
 			}
 		}
@@ -132,8 +136,21 @@ func (l *Log) recover() (Report, error) {
 	return report, l.removeUnlisted()
 }
 
+// pass lets damage of a segment be when the log was opened read-only: Verify tells it.
+func (l *Log) pass(s *segment, err error) error {
+	var corrupt *boltfile.CorruptError
+	if !l.cfg.ReadOnly || !errors.As(err, &corrupt) && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	s.damage = err
+	return nil
+}
+
 // checkListed refuses a log of which a segment is missing.
 func (l *Log) checkListed() error {
+	if l.cfg.ReadOnly {
+		return nil // opening it tells
+	}
 	for _, s := range l.segments {
 		path := s.path(l.cfg.Dir)
 		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
@@ -177,12 +194,20 @@ func checkCut(f *boltfile.File, s *segment) error {
 func (l *Log) recoverActive(s *segment, report *Report) error {
 	found := *s
 	path := s.path(l.cfg.Dir)
+	known := false
 	err := l.handles.with(path, func(f *boltfile.File) error {
 		sc := scan{file: f, segment: &found, report: report}
-		return sc.run()
-	})
-	if err != nil {
+		err := sc.run()
+		if err != nil && l.cfg.ReadOnly {
+			known = sc.salvage()
+		}
 		return err
+	})
+	if err := l.pass(&found, err); err != nil {
+		return err
+	}
+	if err != nil && !known {
+		l.failed = err
 	}
 	if report.CutBytes > 0 {
 		report.CutFile = path
@@ -249,6 +274,7 @@ type scan struct {
 	segment *segment // in: as listed; out: what is in the file
 	report  *Report
 
+	tail  *tail // nil: not read, or wrong
 	at    place // end of the last good frame
 	bytes int64
 	// what the last commit began after
@@ -258,17 +284,18 @@ type scan struct {
 }
 
 func (sc *scan) run() error {
+	sc.at = sc.segment.end
 	t, committed, err := readTail(sc.file, sc.segment.id)
 	if err != nil {
 		return err
 	}
-	sc.at = sc.segment.end
 	if !committed {
 		return nil
 	}
 	if t.txFirst < sc.segment.first || t.txFirst > t.last {
 		return sc.corrupt("its tail record names entries %d to %d", t.txFirst, t.last)
 	}
+	sc.tail = &t
 	for sc.at.Index < t.last {
 		next := sc.at.Index + 1
 		if next == t.txFirst {
@@ -290,6 +317,16 @@ func (sc *scan) run() error {
 	}
 	sc.segment.end, sc.segment.bytes = sc.at, sc.bytes
 	return nil
+}
+
+// salvage gives a damaged segment the end that its tail record tells, which is true: known. Without one it ends with the last good frame.
+func (sc *scan) salvage() (known bool) {
+	sc.segment.end, sc.segment.bytes = sc.at, sc.bytes
+	if known = sc.tail != nil; known {
+		sc.segment.end = place{Position{sc.tail.fork, sc.tail.last}, sc.tail.chain}
+		sc.segment.bytes = int64(sc.tail.bytes)
+	}
+	return known
 }
 
 // frame verifies the frame that must begin at index.

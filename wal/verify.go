@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/lockstepdb/lockstep/internal/boltfile"
 )
@@ -11,17 +12,18 @@ import (
 // Damage is one place in a segment that does not read back as written.
 type Damage struct {
 	File  string
-	Index uint64 // first index of the frame concerned; 0 when unknown
-	What  string
-	Frame *Frame // what could still be decoded; may be nil
+	Index uint64 // first index of the frame concerned, or of the segment when it is not a single frame
+	What  string // in words that name neither File nor Index
+	// Frame is what could still be decoded; may be nil, and its header may hold First alone. Its checksum covers all of it, so that any part may be the wrong one.
+	Frame *Frame
 }
 
 // Verify re-reads the frames with indexes in [from, to] from disk and checks every
-// checksum and the chain. Damage is passed to found, which may return an
+// checksum and the chain, and tells what a read-only Open let pass. Damage is passed to found, which may return an
 // error to stop; other errors are returned. Segments that are dropped meanwhile are left out.
 func (l *Log) Verify(ctx context.Context, from, to uint64, found func(Damage) error) error {
 	for _, s := range l.snapshot() {
-		if s.empty() || s.end.Index < from || s.first > to {
+		if s.empty() && s.damage == nil || max(s.end.Index, s.first) < from || s.first > to {
 			continue
 		}
 		if err := l.verifySegment(ctx, s, from, to, found); err != nil {
@@ -44,7 +46,13 @@ func (l *Log) snapshot() []segment {
 
 func (l *Log) verifySegment(ctx context.Context, s segment, from, to uint64, found func(Damage) error) error {
 	v := verifier{log: l, path: s.path(l.cfg.Dir), segment: s, found: found}
-	err := v.run(ctx, from, to)
+	err := l.onFile(v.path, func(*boltfile.File) error { return nil }) // one that does not open is one place, not one a frame
+	if err == nil {
+		err = v.run(ctx, from, to)
+	}
+	if err == nil && v.reports == 0 {
+		err = s.damage
+	}
 	var stop *stopped
 	var corrupt *boltfile.CorruptError
 	switch {
@@ -54,10 +62,26 @@ func (l *Log) verifySegment(ctx context.Context, s segment, from, to uint64, fou
 		return stop.err
 	case l.dropped(s):
 		return nil
-	case errors.As(err, &corrupt):
-		return found(Damage{File: v.path, Index: s.first, What: err.Error()})
+	case errors.As(err, &corrupt), errors.Is(err, fs.ErrNotExist):
+		return found(Damage{File: v.path, Index: s.first, What: v.what(err)})
 	}
 	return err
+}
+
+// what words an error of the segment for a Damage, which names file and index itself.
+func (v *verifier) what(err error) string {
+	var c *boltfile.CorruptError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "the segment list names it, and it is missing"
+	case !errors.As(err, &c) || c.File != v.path:
+		return err.Error()
+	case c.Err != nil && (c.What == at(v.next) || c.What == at(0)):
+		return c.Err.Error()
+	case c.Err != nil:
+		return fmt.Sprintf("%s: %v", c.What, c.Err)
+	}
+	return c.What
 }
 
 func (l *Log) dropped(s segment) bool {
@@ -78,6 +102,8 @@ type verifier struct {
 	segment segment
 	found   func(Damage) error
 
+	next    uint64 // index of the frame that is being read
+	reports int
 	prev    Hash // chain hash of the frame before next
 	chained bool // prev is known
 }
@@ -92,6 +118,7 @@ func (v *verifier) run(ctx context.Context, from, to uint64) error {
 		if err := context.Cause(ctx); err != nil {
 			return &stopped{err}
 		}
+		v.next = next
 		f, err := v.log.readAt(v.path, next)
 		if errors.Is(err, ErrClosed) || v.log.dropped(v.segment) {
 			return err
@@ -116,7 +143,7 @@ func (v *verifier) run(ctx context.Context, from, to uint64) error {
 // damaged reports a frame and returns where the next one begins.
 func (v *verifier) damaged(index uint64, f *Frame, cause error) (next uint64, err error) {
 	v.chained = false
-	d := Damage{File: v.path, Index: index, What: cause.Error(), Frame: f}
+	d := Damage{File: v.path, Index: index, What: v.what(cause), Frame: f}
 	if f != nil && f.First <= index && f.Last() >= index {
 		d.Index = f.First
 	}
@@ -124,20 +151,26 @@ func (v *verifier) damaged(index uint64, f *Frame, cause error) (next uint64, er
 		return 0, err
 	}
 	var ok bool
+	var corrupt *boltfile.CorruptError
 	err = v.log.onFile(v.path, func(f *boltfile.File) (err error) {
 		next, ok, err = nextHeader(f, index)
 		return err
 	})
 	switch {
-	case err != nil:
-		return 0, fmt.Errorf("after the frame at index %d: %w", index, err)
-	case !ok:
-		next = v.segment.end.Index + 1
+	case errors.As(err, &corrupt):
+		rest := Damage{File: v.path, Index: index + 1, What: "the frames behind it cannot be found: " + v.what(err)}
+		if err := v.report(rest); err != nil {
+			return 0, err
+		}
+		fallthrough
+	case err == nil && !ok:
+		return v.segment.end.Index + 1, nil
 	}
-	return next, nil
+	return next, err
 }
 
 func (v *verifier) report(d Damage) error {
+	v.reports++
 	if err := v.found(d); err != nil {
 		return &stopped{err}
 	}
