@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/lockstepdb/lockstep/internal/boltfile"
@@ -98,10 +99,13 @@ func reportCorrupt(w io.Writer, err error) error {
 
 func printReport(w io.Writer, s *server.Stopped, r engine.CheckReport, mounts mountTable) error {
 	for _, d := range r.Log {
-		fmt.Fprintf(w, "damaged: %s: log, index %d: %s%s\n", d.File, d.Index, d.What, touched(d.Frame, mounts))
+		fmt.Fprintf(w, "damaged: %s: log, index %d: %s%s\n", d.File, d.Index, d.What, touched(d.Entries, mounts))
 	}
 	for _, d := range r.Damage {
-		fmt.Fprintf(w, "damaged: %s: keyspace %s, key %q: %s\n", d.File, mounts.describe(d.Keyspace), d.Key, d.What)
+		fmt.Fprintf(w, "damaged: %s: %s%s\n", d.File, where(d, mounts), d.What)
+	}
+	if r.NotCompared != "" {
+		fmt.Fprintf(w, "not compared: %s\n", r.NotCompared)
 	}
 	if sync := s.State.Mark().Sync; sync != nil {
 		fmt.Fprintf(w, "not consistent: a sync from index %d has not ended; the server continues it\n", sync.From.Index)
@@ -152,31 +156,41 @@ func (p *progress) done() {
 	}
 }
 
+// where names the record that is damaged, as far as there is one.
+func where(d storage.Damage, mounts mountTable) string {
+	switch {
+	case d.Keyspace == storage.KeyspaceID{}:
+		return ""
+	case len(d.Key) == 0:
+		return fmt.Sprintf("keyspace %s: ", mounts.describe(d.Keyspace))
+	}
+	return fmt.Sprintf("keyspace %s, key %q: ", mounts.describe(d.Keyspace), d.Key)
+}
+
 // changesShown is how many keys of a damaged frame are named.
 const changesShown = 5
 
-// touched names the keyspaces and keys of a damaged frame, as far as its
-// entries can still be decoded.
-func touched(f frame, mounts mountTable) string {
-	if f == nil {
-		return ""
-	}
+// touched names the entries of a damaged frame that may be what is wrong, with the records that they change.
+func touched(entries []engine.SuspectEntry, mounts mountTable) string {
 	text, shown := "", 0
-	for _, raw := range f.Entries {
-		e, err := storage.DecodeEntry(raw)
-		if err != nil {
-			continue
+	if len(entries) > 1 && entries[0].Wrong == "" {
+		text = "; one of"
+	}
+	for _, e := range entries {
+		if shown < changesShown {
+			text += fmt.Sprintf("; entry %d", e.Index)
+			if e.Wrong != "" {
+				text += fmt.Sprintf(" (%s)", e.Wrong)
+			}
 		}
-		for _, b := range e.Blocks {
-			for _, ch := range b.Changes {
-				if shown++; shown <= changesShown {
-					text += fmt.Sprintf("; keyspace %s, key %q", mounts.describe(b.Keyspace), ch.Key)
-				}
+		for _, k := range e.Keys {
+			if shown++; shown <= changesShown {
+				text += fmt.Sprintf(", keyspace %s, key %q", mounts.describe(k.Keyspace), k.Key)
 			}
 		}
 	}
 	if shown > changesShown {
 		text += fmt.Sprintf("; and %d more", shown-changesShown)
 	}
-	return text
+	return strings.Replace(text, "; one of; ", "; one of ", 1)
 }

@@ -72,12 +72,8 @@ func runWALDump(_ context.Context, c *console, args []string) (err error) {
 // print writes the frames asked for, oldest first.
 func (d *dump) print(w io.Writer, log *wal.Log) error {
 	d.from = max(d.from, log.First())
-	end, _ := log.End()
-	if d.to == 0 || d.to > end.Index {
-		d.to = end.Index
-	}
 	frames := log.Reader(d.from)
-	for d.from <= d.to {
+	for d.to == 0 || d.from <= d.to { // to the end, where a reader is told if it is not the true one
 		f, err := frames.TryNext()
 		if err != nil {
 			return fmt.Errorf("read the log at index %d: %w", d.from, err)

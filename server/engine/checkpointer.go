@@ -68,6 +68,16 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 	return e.abandon(ctx, e.retireLocked(ctx))
 }
 
+// flush makes a checkpoint and lets go of nothing.
+func (e *Engine) flush(ctx context.Context) error {
+	e.fileMu.Lock()
+	defer e.fileMu.Unlock()
+	if e.sync.spooling() != nil {
+		return nil
+	}
+	return e.flushLocked(ctx)
+}
+
 // flushLocked writes the tables into the state file.
 func (e *Engine) flushLocked(ctx context.Context) error {
 	e.stats.cursorMoved.Store(false)

@@ -48,15 +48,21 @@ func (e *Engine) NeedsRepair() string { return string(e.wal.Note(noteRepair)) }
 // CheckReport is what Check found.
 type CheckReport struct {
 	storage.CheckReport
-	Log []wal.Damage // at most 1000
+	Log []LogDamage // at most 1000
+	// NotCompared says from where on log and state could not be compared, because the log is damaged there; "": they were, or need not be.
+	NotCompared string
 }
 
 // maxLogDamage bounds a report.
 const maxLogDamage = 1000
 
-// Check hashes everything again: records, leaves, totals, log. Progress may be nil.
+// Check hashes everything again: records, leaves, totals, log. It makes a checkpoint first, so that every
+// record applied now is among those checked; log that nothing needs any more is kept until it has been checked. Progress may be nil.
 func (e *Engine) Check(ctx context.Context, progress func(stage string, done, total uint64)) (CheckReport, error) {
-	r, err := checkStore(ctx, e.state, e.wal, progress)
+	if err := e.flush(ctx); err != nil {
+		return CheckReport{}, err
+	}
+	r, err := checkStore(ctx, e.state, e.wal, e.keys, progress)
 	for _, d := range r.Damage {
 		e.damaged.found(d)
 	}
@@ -90,27 +96,24 @@ func (e *Engine) RenewLog(ctx context.Context) error {
 	})
 }
 
-func checkStore(ctx context.Context, state *storage.State, log *wal.Log, progress func(string, uint64, uint64)) (CheckReport, error) {
+func checkStore(ctx context.Context, state *storage.State, log *wal.Log, keys *keyring, progress func(string, uint64, uint64)) (CheckReport, error) {
 	var r CheckReport
 	var err error
 	if r.CheckReport, err = state.Check(ctx, stage(progress, "records")); err != nil {
 		return r, fmt.Errorf("checking records: %w", err)
 	}
-	r.Log, err = checkLog(ctx, log, stage(progress, "log"))
+	r.Log, err = checkLog(ctx, log, func(d wal.Damage) LogDamage { return suspects(d, state, keys) }, stage(progress, "log"))
 	return r, err
 }
 
-func checkLog(ctx context.Context, log *wal.Log, progress func(done, total uint64)) ([]wal.Damage, error) {
-	var damage []wal.Damage
+func checkLog(ctx context.Context, log *wal.Log, name func(wal.Damage) LogDamage, progress func(done, total uint64)) ([]LogDamage, error) {
+	var damage []LogDamage
 	end, _ := log.End()
 	first := log.First()
-	if end.Index < first {
-		return nil, nil
-	}
-	progress(0, end.Index-first+1)
-	err := log.Verify(ctx, first, end.Index, func(d wal.Damage) error {
+	progress(0, end.Index+1-first)
+	err := log.Verify(ctx, first, end.Index+1, func(d wal.Damage) error { // beyond the end: a segment that no longer tells where it ends
 		if len(damage) < maxLogDamage {
-			damage = append(damage, d)
+			damage = append(damage, name(d))
 		}
 		return nil
 	})
@@ -120,7 +123,7 @@ func checkLog(ctx context.Context, log *wal.Log, progress func(done, total uint6
 	if err != nil {
 		return damage, fmt.Errorf("checking the log: %w", err)
 	}
-	progress(end.Index-first+1, end.Index-first+1)
+	progress(end.Index+1-first, end.Index+1-first)
 	return damage, nil
 }
 

@@ -22,7 +22,8 @@ type Offline struct {
 	keys *keyring
 }
 
-// Inspect opens a store read-only; damage that prevents it is a *boltfile.CorruptError.
+// Inspect opens a store read-only; damage that prevents it is a *boltfile.CorruptError. Damaged segments of the log do not:
+// Check names them, and reading them fails.
 func Inspect(dir string) (*Offline, error) {
 	wc := walConfig(Config{Dir: dir}.withDefaults())
 	wc.ReadOnly = true
@@ -53,49 +54,65 @@ func (o *Offline) open() error {
 // Close closes the files.
 func (o *Offline) Close() error { return errors.Join(o.State.Close(), o.Log.Close()) }
 
-// Check is Engine.Check on a stopped store, plus: log and state agree (replay of the log behind the checkpoint gives the digests of its frames).
+// Check is Engine.Check on a stopped store, plus: log and state agree (replay of the log behind the checkpoint gives the digests of its frames),
+// up to where the log is damaged.
 func (o *Offline) Check(ctx context.Context, progress func(stage string, done, total uint64)) (CheckReport, error) {
-	r, err := checkStore(ctx, o.State, o.Log, progress)
+	r, err := checkStore(ctx, o.State, o.Log, o.keys, progress)
 	if err != nil {
 		return r, err
 	}
-	d, err := o.agree(ctx, stage(progress, "replay"))
+	at, err := o.agree(ctx, stage(progress, "replay"))
+	var stop *unread
+	if errors.As(err, &stop) && len(r.Log) > 0 { // the damage is listed already
+		r.NotCompared = fmt.Sprintf("log and state were compared up to index %d only: %v", at, stop.err)
+		return r, nil
+	}
+	d, err := asDamage(err)
 	if d != nil {
 		r.Damage = append(r.Damage, *d)
 	}
 	return r, err
 }
 
-// agree replays the log behind the checkpoint in memory and compares with its frames' totals.
-func (o *Offline) agree(ctx context.Context, progress func(done, total uint64)) (*storage.Damage, error) {
+// unread is an error of the log itself.
+type unread struct{ err error }
+
+func (u *unread) Error() string { return u.err.Error() }
+func (u *unread) Unwrap() error { return u.err }
+
+// agree replays the log behind the checkpoint in memory and compares with its frames' totals. It returns how far it came.
+func (o *Offline) agree(ctx context.Context, progress func(done, total uint64)) (at uint64, err error) {
 	mark := o.State.Mark()
 	if mark.Sync != nil && mark.Sync.Set == setDR {
-		return nil, nil // the log runs ahead of the state, and says so
+		return 0, nil // the log runs ahead of the state, and says so
 	}
+	at = mark.Applied.Index
 	rec := &recovery{cfg: Config{Dir: o.dir}, wal: o.Log}
 	if err := rec.fits(mark); err != nil {
-		return asDamage(err)
+		return at, &unread{err}
 	}
 	end, _ := o.Log.End()
 	total := end.Index - mark.Applied.Index
 	l := newLedger(o.State)
 	touched := map[storage.KeyspaceID]storage.KeyspaceTotal{}
 	rd := o.Log.Reader(mark.Applied.Index + 1)
-	for at := mark.Applied.Index; at < end.Index; {
+	for {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return at, err
 		}
 		f, err := rd.TryNext()
-		if err != nil || f == nil {
-			return asDamage(fmt.Errorf("replaying the log after %d: %w", at, orEOF(err)))
+		switch {
+		case err != nil:
+			return at, &unread{err}
+		case f == nil:
+			return at, nil
 		}
 		if err := o.replay(l, f, touched, f.Last() >= mark.ConsistentAt); err != nil {
-			return asDamage(err)
+			return at, err
 		}
 		at = f.Last()
 		progress(at-mark.Applied.Index, total)
 	}
-	return nil, nil
 }
 
 func (o *Offline) replay(l *ledger, f *wal.Frame, touched map[storage.KeyspaceID]storage.KeyspaceTotal, compare bool) error {
@@ -123,6 +140,9 @@ func (o *Offline) replay(l *ledger, f *wal.Frame, touched map[storage.KeyspaceID
 
 // asDamage turns what a check finds into a report, and leaves other errors what they are.
 func asDamage(err error) (*storage.Damage, error) {
+	if err == nil {
+		return nil, nil
+	}
 	var d *storage.Damage
 	if errors.As(err, &d) {
 		return d, nil

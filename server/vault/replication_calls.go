@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lockstepdb/lockstep/merkle"
+	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
 	"github.com/lockstepdb/lockstep/storage"
 )
@@ -207,7 +208,7 @@ func (c *Core) corruption(report *replication.CorruptionReport) map[string]any {
 	}
 	log := []map[string]any{}
 	for _, d := range report.Report.Log {
-		log = append(log, map[string]any{"file": d.File, "index": d.Index, "what": d.What})
+		log = append(log, map[string]any{"file": d.File, "index": d.Index, "what": d.What, "entries": c.suspects(d.Entries)})
 	}
 	return map[string]any{
 		"corrupted_root": len(damage)+len(log) > 0,
@@ -219,6 +220,19 @@ func (c *Core) corruption(report *replication.CorruptionReport) map[string]any {
 		"log_damage":                  log,
 		"records_checked":             report.Report.Records,
 	}
+}
+
+// suspects lists what the entries of a damaged frame change.
+func (c *Core) suspects(entries []engine.SuspectEntry) []map[string]any {
+	out := []map[string]any{}
+	for _, e := range entries {
+		keys := []map[string]any{}
+		for _, k := range e.Keys {
+			keys = append(keys, map[string]any{"keyspace": k.Keyspace.String(), "mount": c.mountName(k.Keyspace), "key": string(k.Key)})
+		}
+		out = append(out, map[string]any{"index": e.Index, "wrong": e.Wrong, "changes": keys})
+	}
+	return out
 }
 
 // mountName is the path of a keyspace's mount, for people; empty for the system's own and for what is mounted no more.

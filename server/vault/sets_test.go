@@ -93,7 +93,10 @@ func (p *part) MerkleCheck(context.Context) (*replication.CorruptionReport, erro
 		Totals: []storage.KeyspaceTotal{{ID: storage.SystemReplicated, Scope: storage.Replicated}},
 		Report: engine.CheckReport{
 			CheckReport: storage.CheckReport{Damage: []storage.Damage{{File: "state.db", Keyspace: storage.SystemReplicated, Key: []byte("k"), What: "wrong"}}},
-			Log:         []wal.Damage{{File: "seg", Index: 4, What: "torn"}},
+			Log: []engine.LogDamage{{
+				Damage:  wal.Damage{File: "seg", Index: 4, What: "torn"},
+				Entries: []engine.SuspectEntry{{Index: 4, Keys: []engine.SuspectKey{{Keyspace: storage.SystemReplicated, Key: []byte("k")}}}},
+			}},
 		},
 	}, nil
 }
@@ -146,7 +149,7 @@ func TestStatusAndSetCalls(t *testing.T) {
 			"data.merkle_corruption_report.corrupted_tree_map.1.corrupted_index_tuples_map.130": `{"corrupted":false,"subpages":[84]}`,
 			"data.merkle_corruption_report.corrupted_tree_map.2.corrupted_index_tuples_map":     `null`,
 			"data.merkle_corruption_report.damage":                                              `[{"file":"state.db","key":"k","keyspace":"` + storage.SystemReplicated.String() + `","mount":"","what":"wrong"}]`,
-			"data.merkle_corruption_report.log_damage":                                          `[{"file":"seg","index":4,"what":"torn"}]`,
+			"data.merkle_corruption_report.log_damage":                                          `[{"entries":[{"changes":[{"key":"k","keyspace":"00000000-0000-0000-0000-000000000001","mount":""}],"index":4,"wrong":""}],"file":"seg","index":4,"what":"torn"}]`,
 		}},
 		{"what later versions do", "PUT", "sys/replication/dr/secondary/promote", `{}`, "", 404, map[string]string{"errors": `["unsupported path"]`}},
 		{"what nobody does", "PUT", "sys/replication/nonsense", `{}`, "", 404, nil},
