@@ -233,7 +233,7 @@ func (s *script) start(args []string) string {
 // logged waits until the background program has logged a pattern, or ended.
 func (s *script) logged(pattern string) string {
 	re := regexp.MustCompile(pattern)
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for !re.MatchString(s.log.String()) {
 		select {
 		case err := <-s.ended:

@@ -182,6 +182,7 @@ func mend(t *testing.T, here, there map[string]string, secret *merkle.Key, low [
 }
 
 func TestComparisonFindsExactlyWhatDiffers(t *testing.T) {
+	t.Parallel()
 	secret := &merkle.Key{1, 2, 3}
 	for seed := range uint64(scaled(60)) {
 		r := rand.New(rand.NewPCG(seed, 7))
@@ -234,6 +235,7 @@ func TestComparisonContinuedAtAKeyLeavesWhatIsBelow(t *testing.T) {
 }
 
 func TestOneDifferenceAmongManyRecordsCostsFewBytes(t *testing.T) {
+	t.Parallel()
 	// The same with 1,000,000 records: 14,941 bytes in 6 calls.
 	n := 200_000
 	if raceEnabled {

@@ -206,6 +206,7 @@ func TestCallsOfASyncAreBoundToTheirCoverageAndTheirLimits(t *testing.T) {
 }
 
 func TestASecondaryThatDoesNotAcknowledgeHasABoundedAmountInFlight(t *testing.T) {
+	t.Parallel()
 	p, px := newPrimary(t)
 	m := p.meddle(px)
 	var sent, largest atomic.Int64
@@ -250,6 +251,7 @@ func TestASecondaryThatDoesNotAcknowledgeHasABoundedAmountInFlight(t *testing.T)
 }
 
 func TestANewStreamOfASecondaryEndsTheOneBefore(t *testing.T) {
+	t.Parallel()
 	p, px := newPrimary(t)
 	s := p.follow(DR, "s")
 	p.caughtUp(DR, s)

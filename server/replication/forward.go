@@ -21,7 +21,6 @@ import (
 
 const (
 	forwardTime  = 30 * time.Second // for one request, when its client sets no limit of its own
-	passTime     = 2 * time.Second  // for the own replica to pass what the primary committed
 	maxHeaders   = 64
 	maxPolicies  = 256
 	maxRequestID = 64
@@ -60,7 +59,7 @@ func (w *forwarder) close() {
 	}
 }
 
-// Forward sends a request to the primary and waits, 2 s at most, until this cluster has passed the index that it committed; late says that it has not.
+// Forward sends a request to the primary and waits, Config.ForwardWait at most, until this cluster has passed the index that it committed; late says that it has not.
 // When the primary cannot be asked the error wraps ErrUnreachable and nothing was executed; when it was lost after the request was sent, the error wraps
 // engine.ErrOutcomeUnknown.
 func (n *Node) Forward(ctx context.Context, f *Forwarded) (answer *ForwardedAnswer, late bool, err error) {
@@ -83,7 +82,7 @@ func (n *Node) Forward(ctx context.Context, f *Forwarded) (answer *ForwardedAnsw
 	if answer.Index == 0 {
 		return answer, false, nil
 	}
-	wait, stop := context.WithTimeout(ctx, passTime)
+	wait, stop := context.WithTimeout(ctx, n.cfg.ForwardWait)
 	defer stop()
 	return answer, n.engine.Passed(wait, engine.Performance, answer.Index) != nil, nil
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/engine/enginetest"
@@ -13,6 +14,7 @@ import (
 )
 
 func TestForwardedWriteIsReadableHereWhenItIsAnswered(t *testing.T) {
+	t.Parallel()
 	p, _ := newPrimary(t)
 	var got *Forwarded
 	p.handle = func(ctx context.Context, f *Forwarded) *ForwardedAnswer {
@@ -62,12 +64,14 @@ func TestAPrimaryLostWithARequestLeavesItsOutcomeUnknown(t *testing.T) {
 }
 
 func TestForwardSaysWhenTheOwnReplicaIsLateOrThePrimaryAway(t *testing.T) {
+	t.Parallel()
 	p, px := newPrimary(t)
 	p.handle = func(context.Context, *Forwarded) *ForwardedAnswer {
 		return &ForwardedAnswer{Status: 200, Index: 1 << 40}
 	}
 	s := p.follow(Performance, "s")
 	p.caughtUp(Performance, s)
+	s.n.cfg.ForwardWait = 50 * time.Millisecond
 	if _, late, err := s.n.Forward(enginetest.Context(t), &Forwarded{Method: "PUT"}); err != nil || !late {
 		t.Errorf("an index that does not come: got late %v, %v, want it late", late, err)
 	}
@@ -82,6 +86,7 @@ func TestForwardSaysWhenTheOwnReplicaIsLateOrThePrimaryAway(t *testing.T) {
 	}
 	p.handle = func(context.Context, *Forwarded) *ForwardedAnswer { return &ForwardedAnswer{Status: 200} }
 	px.block(false)
+	s.n.cfg.ForwardWait = patience
 	s.until("requests are forwarded again", func() bool {
 		_, late, err := s.n.Forward(enginetest.Context(t), &Forwarded{Method: "GET"})
 		return err == nil && !late

@@ -63,7 +63,9 @@ type Config struct {
 	// Handle executes a request that a performance secondary forwarded, as the identity that the secondary authenticated.
 	Handle            func(ctx context.Context, f *Forwarded) *ForwardedAnswer
 	HeartbeatInterval time.Duration // 1 s
-	Now               func() time.Time
+	// ForwardWait is how long a forwarded write waits at most for this cluster to have received it; 2 s.
+	ForwardWait time.Duration
+	Now         func() time.Time
 }
 
 func (c *Config) validate() error {
@@ -74,6 +76,9 @@ func (c *Config) validate() error {
 		return errors.New("replication: Config.Logger is missing")
 	case c.Version == "":
 		return errors.New("replication: Config.Version is missing")
+	}
+	if c.ForwardWait <= 0 {
+		c.ForwardWait = 2 * time.Second
 	}
 	if c.HeartbeatInterval <= 0 {
 		c.HeartbeatInterval = time.Second

@@ -28,7 +28,7 @@ var (
 )
 
 // patience ends a test that waits for something that does not come.
-const patience = 30 * time.Second
+const patience = 3 * time.Minute
 
 // cluster is a node with a real engine, and TLS and gRPC on loopback.
 type cluster struct {
@@ -82,7 +82,7 @@ func (c *cluster) run() {
 	c.t.Helper()
 	n, err := New(Config{
 		Engine: c.e, Logger: c.logger(), APIAddr: "http://127.0.0.1:1",
-		ClusterBind: c.bind, Version: "0.1.0", HeartbeatInterval: 50 * time.Millisecond,
+		ClusterBind: c.bind, Version: "0.1.0", HeartbeatInterval: 50 * time.Millisecond, ForwardWait: patience,
 		Handle: func(ctx context.Context, f *Forwarded) *ForwardedAnswer { return c.handle(ctx, f) },
 	})
 	if err != nil {

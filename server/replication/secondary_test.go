@@ -18,6 +18,7 @@ import (
 )
 
 func TestSecondariesFollowWritesAndStayEqual(t *testing.T) {
+	t.Parallel()
 	p, _ := newPrimary(t)
 	p.write(shared, storage.Replicated, "before/", 300)
 	p.write(local, storage.Local, "private/", 50)
@@ -38,8 +39,12 @@ func TestSecondariesFollowWritesAndStayEqual(t *testing.T) {
 
 // bothKinds runs a test for a DR and a performance secondary.
 func bothKinds(t *testing.T, test func(t *testing.T, k Kind)) {
+	t.Parallel()
 	for _, k := range kinds {
-		t.Run(string(k), func(t *testing.T) { test(t, k) })
+		t.Run(string(k), func(t *testing.T) {
+			t.Parallel()
+			test(t, k)
+		})
 	}
 }
 
@@ -168,6 +173,7 @@ func TestRepeatedBatchesAreAcknowledgedAndReorderedOnesRefused(t *testing.T) { /
 }
 
 func TestHalfOpenConnectionIsNoticedByBothSides(t *testing.T) { // internals 5j.11
+	t.Parallel()
 	p, px := newPrimary(t)
 	s := p.follow(DR, "s")
 	p.caughtUp(DR, s)

@@ -93,6 +93,7 @@ func TestRestartsDuringBootstrapSendNothingTwice(t *testing.T) {
 }
 
 func TestARecordThatDiffersIsFoundByItsRootAndRepairedAlone(t *testing.T) {
+	t.Parallel()
 	p, _ := newPrimary(t)
 	p.load(shared, storage.Replicated, "base/", scaled(20_000), 50)
 	p.checkpoint()

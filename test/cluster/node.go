@@ -20,7 +20,7 @@ import (
 // Deadline is how long the harness waits for anything that takes a healthy
 // server well under a second. Slow machines and the race detector need room;
 // a test that hangs costs this once.
-const Deadline = 60 * time.Second
+const Deadline = 3 * time.Minute
 
 // Options say how a node is run. The zero value is a server with the
 // product's defaults.
