@@ -25,8 +25,8 @@ type change struct {
 
 // Apply makes entries readable, in order. totals are those of the touched keyspaces after the
 // last one, as in the frame's header; end and chain are the end of the frame. An entry's source moves the
-// cursor PerformanceSub, its sync mark the sync state, and housekeeping raises the floor of what it
-// touches. It never fails for what a record means: a put into an unknown keyspace makes it, one into a detached
+// cursor PerformanceSub, its sync mark the sync state (with the cursor: back to S where a sync begins, to the end of the spool where it
+// ends), and housekeeping raises the floor of what it touches. It never fails for what a record means: a put into an unknown keyspace makes it, one into a detached
 // keyspace is kept and shown to nobody.
 func (s *State) Apply(entries []Applying, totals []KeyspaceTotal, end wal.Position, chain wal.Hash) {
 	changes, size := prepare(entries)
@@ -112,6 +112,12 @@ func (s *State) applyHeaderLocked(e *Entry) {
 	}
 	if e.Sync != nil {
 		s.sync = e.Sync.advance(s.sync)
+		switch e.Sync.Kind {
+		case SyncBegin:
+			s.setCursorLocked(PerformanceSub, e.Sync.From)
+		case SyncEnd:
+			s.setCursorLocked(PerformanceSub, e.Sync.Until)
+		}
 	}
 }
 

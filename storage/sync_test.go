@@ -354,20 +354,20 @@ func TestEntriesMoveCursorsFloorsAndTheStateOfASync(t *testing.T) {
 	}
 	applyOne(s, w,
 		&storage.Entry{Index: 1, Upstream: pos(50), Blocks: block(1)},
-		&storage.Entry{Index: 2, Housekeeping: true, Blocks: block(2), Sync: &storage.SyncMark{Kind: storage.SyncBegin, From: pos(60), Until: pos(60)}},
+		&storage.Entry{Index: 2, Housekeeping: true, Blocks: block(2), Sync: &storage.SyncMark{Kind: storage.SyncBegin, From: pos(40), Until: pos(40)}},
 		&storage.Entry{Index: 3, Housekeeping: true, Sync: &storage.SyncMark{Kind: storage.SyncRange, Until: pos(61), Keyspace: ksID(1), Low: []byte("a"), High: []byte("m")}},
 	)
-	if got := s.Cursor(storage.PerformanceSub); got != pos(50) {
-		t.Errorf("cursor: got %v, want %v", got, pos(50))
+	if got := s.Cursor(storage.PerformanceSub); got != pos(40) {
+		t.Errorf("cursor where a sync began: got %v, want %v, behind an entry of the same group", got, pos(40))
 	}
 	s.SetCursor("index-1", pos(7))
 	checkpoint(t, s)
-	want := &storage.SyncState{Set: "performance", From: pos(60), Until: pos(61), Keyspace: ksID(1), Done: []byte("m")}
+	want := &storage.SyncState{Set: "performance", From: pos(40), Until: pos(61), Keyspace: ksID(1), Done: []byte("m")}
 	m := s.Mark()
 	if !reflect.DeepEqual(m.Sync, want) {
 		t.Errorf("sync: got %+v, want %+v", m.Sync, want)
 	}
-	if m.Cursors[storage.PerformanceSub] != pos(50) || m.Cursors["index-1"] != pos(7) {
+	if m.Cursors[storage.PerformanceSub] != pos(40) || m.Cursors["index-1"] != pos(7) {
 		t.Errorf("cursors of the mark: got %v", m.Cursors)
 	}
 	if got1, got2 := s.Floor(ksID(1)), s.Floor(ksID(2)); got1 != 0 || got2 != 2 {
@@ -375,7 +375,7 @@ func TestEntriesMoveCursorsFloorsAndTheStateOfASync(t *testing.T) {
 	}
 	applyOne(s, w, &storage.Entry{Index: 4, Housekeeping: true, Sync: &storage.SyncMark{Kind: storage.SyncRange, Until: pos(62), Keyspace: ksID(1), Low: []byte("m")}})
 	checkpoint(t, s)
-	if got := s.Mark().Sync; got == nil || got.Keyspace != ksID(2) || got.Done != nil || got.Until != pos(62) || got.From != pos(60) {
+	if got := s.Mark().Sync; got == nil || got.Keyspace != ksID(2) || got.Done != nil || got.Until != pos(62) || got.From != pos(40) {
 		t.Errorf("sync after a keyspace's last range: got %+v", got)
 	}
 	s.SetCursor("index-1", pos(8))
@@ -387,6 +387,9 @@ func TestEntriesMoveCursorsFloorsAndTheStateOfASync(t *testing.T) {
 	s = open(t, storage.Options{Path: path})
 	if got := s.Mark().Sync; got != nil {
 		t.Errorf("sync after its end: got %+v", got)
+	}
+	if got := s.Cursor(storage.PerformanceSub); got != pos(62) {
+		t.Errorf("cursor after a sync: got %v, want %v", got, pos(62))
 	}
 	if got := s.Cursor("index-1"); got != pos(8) {
 		t.Errorf("cursor after reopening: got %v, want %v", got, pos(8))

@@ -152,16 +152,16 @@ func (c *committer) rotate() error {
 	return nil
 }
 
-// publish makes a durable group readable: table and totals first, then the place. Cursors are recorded before the table: a checkpoint between the
-// two holds a cursor whose entries are replayed from the log, never entries whose cursor it lacks.
+// publish makes a durable group readable: table and totals first, then the place. What entries say of a cursor moves with them; what is known
+// beyond that, the end of a batch, is recorded after them: a checkpoint between the two lacks only that nothing more of the feeder's log is covered.
 func (c *committer) publish(g *group) {
 	e := c.e
-	for sub, p := range g.cursors {
-		e.state.SetCursor(sub, p)
-	}
 	e.applyMu.Lock()
 	e.state.Apply(g.entries, g.totals, c.last, c.chain)
 	e.applyMu.Unlock()
+	for sub, p := range g.cursors {
+		e.state.SetCursor(sub, p)
+	}
 	if g.marks {
 		e.sync.set(g.syncing)
 	}

@@ -98,16 +98,9 @@ func (r *replay) apply(f *wal.Frame, entries []*prepared, applying []storage.App
 	for _, p := range entries {
 		if eff := effectOf(p.entry); eff != nil {
 			r.syncing = eff.apply(r.syncing, r.cursors)
-			eff.apply(nil, g.cursors)
 		}
 	}
-	for sub, at := range g.cursors {
-		r.e.state.SetCursor(sub, at)
-	}
 	r.e.state.Apply(applying, r.ledger.list(g.touched, false), f.Position(), f.Chain)
-	for sub, at := range g.cursors {
-		r.e.state.SetCursor(sub, at)
-	}
 	r.ledger.retire(g)
 	r.entries += uint64(len(entries))
 }
