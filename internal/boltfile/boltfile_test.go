@@ -2,12 +2,14 @@ package boltfile_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -378,4 +380,90 @@ func FuzzOpen(f *testing.F) {
 		}
 		_ = walk(p, boltfile.Options{ReadOnly: readOnly})
 	})
+}
+
+// pagesOf returns the places in a file's bytes of its free list's numbers, and the number of a page in which a leaf goes on.
+func pagesOf(t *testing.T, b []byte) (list []byte, goesOn uint64) {
+	t.Helper()
+	const page = 4096
+	n := binary.NativeEndian
+	newest := b[16:]
+	if n.Uint64(b[page+16+48:]) > n.Uint64(newest[48:]) {
+		newest = b[page+16:]
+	}
+	used := n.Uint64(newest[40:])
+	at := n.Uint64(newest[32:]) * page
+	list = b[at+16:][:8*int(n.Uint16(b[at+10:]))]
+	free := map[uint64]bool{}
+	for i := 0; i < len(list); i += 8 {
+		free[n.Uint64(list[i:])] = true
+	}
+	for id := uint64(2); id < used; id++ {
+		p := b[id*page:]
+		if n.Uint64(p) == id && n.Uint16(p[8:]) == 2 && n.Uint32(p[12:]) > 1 && !free[id] && !free[id+2] {
+			return list, id + 2
+		}
+	}
+	t.Fatal("no leaf has more than two pages")
+	return nil, 0
+}
+
+func TestAFreeListThatNamesPagesInUseIsRefused(t *testing.T) {
+	for name, values := range map[string]int{"small: every leaf's header is read": 40, "large: only those beside free pages": 4000} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "f")
+			f, err := boltfile.Open(path, boltfile.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for round := range 3 { // what a round replaces is free after the next
+				err := f.Update(func(tx *bolt.Tx) error {
+					b, err := tx.CreateBucketIfNotExists([]byte("b"))
+					for i := 0; i < values && err == nil; i += round*values/20 + 1 {
+						err = b.Put(fmt.Appendf(nil, "key %06d", i), make([]byte, 9000+round))
+					}
+					return err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+			whole, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := walk(path, boltfile.Options{}); err != nil {
+				t.Fatalf("the whole file: %v", err)
+			}
+			_, goesOn := pagesOf(t, whole)
+			for i := 0; ; i++ {
+				b := bytes.Clone(whole)
+				list, _ := pagesOf(t, b)
+				if i == min(len(list)/8, 8) {
+					break
+				}
+				ids := make([]uint64, len(list)/8)
+				for j := range ids {
+					ids[j] = binary.NativeEndian.Uint64(list[8*j:])
+				}
+				ids[i] = goesOn
+				slices.Sort(ids)
+				for j, id := range ids {
+					binary.NativeEndian.PutUint64(list[8*j:], id)
+				}
+				p := filepath.Join(dir, "damaged")
+				if err := os.WriteFile(p, b, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				var corrupt *boltfile.CorruptError
+				if _, err := boltfile.Open(p, boltfile.Options{}); !errors.As(err, &corrupt) || corrupt.File != p {
+					t.Errorf("number %d names page %d, which is in use: got %v, want a CorruptError", i, goesOn, err)
+				}
+			}
+		})
+	}
 }

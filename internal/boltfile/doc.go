@@ -12,6 +12,7 @@
 //
 // A file that is missing, truncated, empty or damaged anywhere gives an error
 // that names it, a *CorruptError, never a panic, a signal or an endless loop.
+// A stored free list never names a page that is in use, so that no commit overwrites one because of it.
 // Both meta pages must be whole: bbolt would go back to the older one without a
 // word, and a commit that was acknowledged would be gone.
 // Close never waits for a transaction that bbolt lost in a panic.
@@ -23,7 +24,9 @@
 // the owner's own checksums. Of buckets, those in the root are looked at; keep no
 // buckets inside buckets. Of a file above 16 MiB only the pages above the leaves are read at Open, so
 // that opening a large one stays quick (a leaf that a damaged branch names and that is an old, unused branch page is then
-// met under the guard). A file that is damaged while it is open is read under
+// met under the guard), and the headers of those leaves that might go on in a page that the free list names. Any other
+// leaf of such a file may say of itself that it has more pages than it has: rewriting that leaf would free
+// them, and the one behind it would be overwritten later. A file that is damaged while it is open is read under
 // the guard only, which turns faults into errors but cannot stop a ring of pages
 // that appears after Open.
 //

@@ -44,13 +44,14 @@ type meta struct {
 
 // inspector looks at the tree of pages through the descriptor, where nothing can fault.
 type inspector struct {
-	file  io.ReaderAt
-	path  string
-	size  int64
-	meta  meta
-	deep  bool   // read every leaf
-	heads bool   // read every leaf's header
-	seen  []byte // a bit for each page reached
+	file   io.ReaderAt
+	path   string
+	size   int64
+	meta   meta
+	deep   bool   // read every leaf
+	heads  bool   // read every leaf's header
+	seen   []byte // a bit for each page reached
+	leaves []byte // a bit for each leaf whose header was not read: it may go on in the pages behind it
 }
 
 // inspect refuses a file on which bbolt could go astray.
@@ -63,7 +64,7 @@ func (f *File) inspect(fd *os.File) error {
 	if in.meta, err = in.metas(); err != nil {
 		return err
 	}
-	in.seen = make([]byte, in.meta.pages/8+1)
+	in.seen, in.leaves = make([]byte, in.meta.pages/8+1), make([]byte, in.meta.pages/8+1)
 	in.heads = in.size <= smallFile
 	// Without a stored free list bbolt finds the free pages by walking the
 	// whole tree, in a goroutine whose panic nobody can catch.
@@ -284,13 +285,10 @@ func (in *inspector) branch(p page, b bounds) (keys [][]byte, children []uint64,
 func (in *inspector) leafPage(id uint64, outer bool, b bounds) error {
 	if !outer && !in.deep {
 		if !in.heads {
+			in.leaves[id/8] |= 1 << (id % 8)
 			return nil
 		}
-		p, _, err := in.head(id)
-		if err == nil && p.flags != flagLeaf {
-			err = in.corrupt("page %d has flags %#x where a leaf is expected", id, p.flags)
-		}
-		return err
+		return in.leafHead(id)
 	}
 	p, err := in.read(id)
 	if err != nil {
@@ -300,6 +298,23 @@ func (in *inspector) leafPage(id uint64, outer bool, b bounds) error {
 		return in.corrupt("page %d has flags %#x where a leaf is expected", id, p.flags)
 	}
 	return in.leaf(p, b, outer || in.deep)
+}
+
+// leafHead looks at a leaf's header alone, and marks the pages in which the leaf goes on.
+func (in *inspector) leafHead(id uint64) error {
+	p, overflow, err := in.head(id)
+	if err != nil {
+		return err
+	}
+	if p.flags != flagLeaf {
+		return in.corrupt("page %d has flags %#x where a leaf is expected", id, p.flags)
+	}
+	for i := range overflow {
+		if err := in.mark(id + 1 + i); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // leaf checks that all elements lie inside the page, in order, and follows
@@ -358,7 +373,7 @@ func slice(b []byte, from int, pos, size uint32) ([]byte, bool) {
 }
 
 // freelist checks the stored list of free pages: that it fits its page, and
-// that no page is free and in use.
+// that no page is free and in use. Of the leaves whose headers were not read, those that may go on in a free page are read now.
 func (in *inspector) freelist() error {
 	id := in.meta.freelist
 	if id == noFreelist {
@@ -383,10 +398,40 @@ func (in *inspector) freelist() error {
 	if count > uint64(len(list)/8) {
 		return in.corrupt("the free list in page %d names %d pages, more than it has room for", id, count)
 	}
+	last := uint64(0)
 	for i := range count {
-		if err := in.mark(binary.NativeEndian.Uint64(list[8*i:])); err != nil {
+		free := binary.NativeEndian.Uint64(list[8*i:])
+		if free <= last {
+			return in.corrupt("the free list in page %d is out of order", id)
+		}
+		last = free
+		err := in.leafBefore(free)
+		if err == nil {
+			err = in.mark(free)
+		}
+		if err != nil {
 			return fmt.Errorf("free list: %w", err)
 		}
+	}
+	return nil
+}
+
+// leafBefore reads the header of the leaf that a page may belong to: that of the nearest page before it that was reached. For pages
+// in order that are marked one by one, all calls together go through the file's pages once.
+func (in *inspector) leafBefore(id uint64) error {
+	if id < 2 || id >= in.meta.pages {
+		return nil // mark refuses it
+	}
+	for id--; id >= 2; id-- {
+		bit := byte(1) << (id % 8)
+		if in.seen[id/8]&bit == 0 {
+			continue
+		}
+		if in.leaves[id/8]&bit == 0 {
+			return nil
+		}
+		in.leaves[id/8] &^= bit
+		return in.leafHead(id)
 	}
 	return nil
 }
