@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -50,8 +51,9 @@ type Node struct {
 	Cluster string // host:port of the cluster port
 	Token   string // a root token of this cluster, once there is one
 
-	t       testing.TB
-	options Options
+	t          testing.TB
+	options    Options
+	configured []string // by Configure
 
 	mu   sync.Mutex
 	proc *process
@@ -95,6 +97,15 @@ func New(t testing.TB, name string, o Options) *Node {
 	return n
 }
 
+// Configure gives lines of the configuration's replication block that hold beside those of Options; the next start takes them.
+func (n *Node) Configure(replication ...string) {
+	n.t.Helper()
+	n.configured = replication
+	if err := os.WriteFile(n.Config, n.config(), 0o600); err != nil {
+		n.t.Fatalf("configure node %s: %v", n.Name, err)
+	}
+}
+
 func (n *Node) config() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "cluster_name = %q\nlog_level = \"debug\"\nmin_free = \"16MiB\"\n", n.Name)
@@ -107,7 +118,7 @@ func (n *Node) config() []byte {
 	for _, line := range n.options.Top {
 		text = line + "\n" + without(text, line)
 	}
-	for _, line := range n.options.Replication {
+	for _, line := range slices.Concat(n.options.Replication, n.configured) {
 		text = strings.Replace(without(text, line), "replication {\n", "replication {\n  "+line+"\n", 1)
 	}
 	return []byte(text)

@@ -19,13 +19,20 @@ var (
 	seed   = flag.Uint64("seed", 0, "seed of TestCrash's first round; 0 takes one from the clock and prints it")
 )
 
-// Sizes so small that a round crosses several segments, checkpoints all the
-// time, and overtakes a secondary that stays away.
+// Sizes so small that a round crosses several segments and checkpoints all the
+// time. In some rounds retention is as small: it overtakes a secondary that
+// stays away. In the others it holds the place of whoever is away, however slow the machine is.
 const segmentEntries = 48
+
+func retention(behind bool) string {
+	if behind {
+		return `retain_bytes = "256KiB"`
+	}
+	return `retain_bytes = "256MiB"`
+}
 
 var tiny = cluster.Options{Replication: []string{
 	fmt.Sprintf("segment_entries = %d", segmentEntries),
-	`retain_bytes = "256KiB"`,
 	`checkpoint_bytes = "128KiB"`,
 	`checkpoint_interval = "250ms"`,
 }}
@@ -101,6 +108,7 @@ func (c *crasher) round(i int) {
 	r := rand.New(rand.NewPCG(*seed+uint64(i), 0))
 	p := draw(r)
 	began := time.Now()
+	c.Primary.Configure(retention(p.behind))
 	c.StartAll()
 	first := c.Primary.MustStatus(cluster.DR).LastDRWAL
 
@@ -155,9 +163,7 @@ func (c *crasher) wait(writes int) {
 // stayAway keeps the victims down for as long as the plan says. It reports
 // whether retention has overtaken the secondaries among them.
 func (c *crasher) stayAway(p plan) bool {
-	if p.victims[0] {
-		c.Primary.Start()
-	}
+	c.returnPrimary(p)
 	secondaries := p.victims[1] || p.victims[2]
 	if !secondaries {
 		return false
@@ -173,6 +179,26 @@ func (c *crasher) stayAway(p plan) bool {
 	})
 	c.sums.overtaken++
 	return true
+}
+
+// returnPrimary starts a killed primary again. Where retention is small nothing is written until the
+// secondaries that live have found it: they are not to be overtaken while they wait to connect.
+func (c *crasher) returnPrimary(p plan) {
+	if !p.victims[0] {
+		return
+	}
+	if !p.behind {
+		c.Primary.Start()
+		return
+	}
+	c.load.end()
+	c.Primary.Start()
+	for i, kind := range []cluster.Kind{cluster.DR, cluster.Performance} {
+		if !p.victims[i+1] {
+			cluster.WaitConverged(c.t, cluster.Deadline, c.Primary, c.Secondary(kind), kind)
+		}
+	}
+	c.load.start()
 }
 
 // verify demands that primary and performance secondary show, for each key, a
