@@ -65,8 +65,9 @@ func MintRootOffline(ctx context.Context, cfg *Config, log hclog.Logger) (token 
 		return "", fmt.Errorf("open the store in %s: %w", gen.Dir, err)
 	}
 	logReport(log, gen, report)
+	eng.Hold("offline", report.WAL.First) // nobody here knows what secondaries still need
 	running := start("store", eng.Run)
-	token, err = vault.MintRoot(ctx, eng)
+	token, err = vault.MintRoot(ctx, eng, gen.Secondary)
 	if err = errors.Join(err, running.stop(), eng.Close()); err != nil {
 		return "", fmt.Errorf("mint a root token: %w", err)
 	}

@@ -144,6 +144,29 @@ func TestAServerKeepsWhatItAcknowledgedOverAStop(t *testing.T) {
 	}
 }
 
+func TestMintingATokenOfflineKeepsTheLogThatSecondariesNeed(t *testing.T) {
+	cfg := testConfig(t)
+	r := runServer(t, cfg)
+	r.mustDo("PUT", "sys/replication/dr/primary/enable", "{}", 200)
+	r.mustDo("PUT", "sys/replication/dr/primary/secondary-token", `{"id":"eu"}`, 200)
+	r.mustDo("PUT", "secret/data/app", `{"data":{"a":"b"}}`, 200)
+	r.stop()
+	if err := r.end(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := MintRootOffline(t.Context(), cfg, hclog.NewNullLogger()); err != nil {
+		t.Fatal(err)
+	}
+	s, err := InspectLive(cfg.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got := s.Log.First(); got != 1 {
+		t.Errorf("the log begins at %d, want 1", got)
+	}
+}
+
 func TestTheSecondServerOnADirectoryIsRefused(t *testing.T) {
 	r := runServer(t, testConfig(t))
 	second := testConfig(t)

@@ -14,7 +14,21 @@ const ackedEvery = 4096
 
 func holdName(k Kind, id string) string { return string(k) + "/" + id }
 
-// keepHolds keeps the log for known secondaries, from what each acknowledged last, until ctx ends: those restored from the records first.
+// restoreHolds holds the log for known secondaries from what their records say. New does it: Engine.Run runs before Node.Run does, and its
+// first checkpoint lets go of log that nobody holds.
+func (n *Node) restoreHolds() {
+	for _, k := range kinds {
+		known, err := n.secondaries(k, false)
+		if err != nil {
+			n.log.Warn("the log is not held for secondaries from before the start", "set", string(k), "error", err)
+		}
+		for _, rec := range known {
+			n.engine.Hold(holdName(k, rec.ID), n.acked(k, rec)+1)
+		}
+	}
+}
+
+// keepHolds keeps the log for known secondaries, from what each acknowledged last, until ctx ends.
 func (n *Node) keepHolds(ctx context.Context) {
 	t := time.NewTicker(n.cfg.HeartbeatInterval)
 	defer t.Stop()

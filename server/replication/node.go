@@ -112,7 +112,8 @@ type Node struct {
 	checked checkRecord
 }
 
-// New reads the cluster's part in its sets from the engine and starts nothing.
+// New reads the cluster's part in its sets from the engine, holds the log for the secondaries known to it, and starts nothing. Call it
+// before Engine.Run.
 func New(cfg Config) (*Node, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -145,6 +146,7 @@ func New(cfg Config) (*Node, error) {
 	if err := n.loadChecked(); err != nil {
 		return nil, err
 	}
+	n.restoreHolds()
 	return n, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/engine/enginetest"
 	"github.com/lockstepdb/lockstep/storage"
 	"github.com/lockstepdb/lockstep/token"
@@ -314,6 +315,42 @@ func TestHoldsFollowWhatSecondariesAcknowledged(t *testing.T) {
 	s.reload()
 	if got := acked(); got != issued+ackedEvery {
 		t.Errorf("after a restart: got %d, want %d", got, issued+ackedEvery)
+	}
+}
+
+func TestTheLogIsHeldForKnownSecondariesBeforeTheFirstCheckpointAfterARestart(t *testing.T) {
+	s := newStation(t)
+	s.mustEnable(DR)
+	s.mustToken(DR, "eu")
+	rec, err := s.readSecondary(DR, "eu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	enginetest.MustPut(t, s.e, storage.KeyspaceID{9}, storage.Replicated, "k", "v")
+	dir := enginetest.Dir(t, s.e)
+	enginetest.Stop(t, s.e)
+	cfg := engine.Config{Dir: dir, MinFree: -1}
+	if s.e, _, err = engine.Open(cfg); err != nil {
+		t.Fatal(err)
+	}
+	s.cfg.Engine = s.e
+	s.reload()
+	enginetest.Run(t, s.e, cfg)
+	first := func() uint64 {
+		enginetest.MustPut(t, s.e, storage.KeyspaceID{9}, storage.Replicated, "k", "w")
+		if err := s.e.Checkpoint(enginetest.Context(t)); err != nil {
+			t.Fatal(err)
+		}
+		return s.e.Stats().LogFirst
+	}
+	if got := first(); got > rec.IssuedAt+1 {
+		t.Errorf("the log begins at %d: a known secondary needs it from %d", got, rec.IssuedAt+1)
+	}
+	if err := s.RevokeSecondary(enginetest.Context(t), DR, "eu"); err != nil {
+		t.Fatal(err)
+	}
+	if got := first(); got <= rec.IssuedAt+1 {
+		t.Errorf("the log begins at %d though nobody needs it from there any more", got)
 	}
 }
 

@@ -218,12 +218,27 @@ func TestDevMode(t *testing.T) {
 	if g := c.call("GET", "auth/token/lookup-self", child, ""); g.status != 200 {
 		t.Errorf("child of the dev token: %v", g)
 	}
-	token, err := vault.MintRoot(context.Background(), c.engine)
+	token, err := vault.MintRoot(context.Background(), c.engine, false)
 	if err != nil {
 		t.Fatalf("MintRoot: %v", err)
 	}
 	if g := c.call("GET", "secret/data/x", token, ""); g.status != 200 {
 		t.Errorf("minted root token: %v", g)
+	}
+}
+
+func TestMintRootNeedsAnInitialisedCluster(t *testing.T) {
+	c := bare(t)
+	before := c.engine.Position()
+	token, err := vault.MintRoot(context.Background(), c.engine, false)
+	if token != "" || err == nil || !strings.Contains(err.Error(), "not initialised: start the server and call PUT /v1/sys/init") {
+		t.Errorf("got %q, %v, want a refusal that says what to do", token, err)
+	}
+	if c.engine.Position() != before {
+		t.Error("the refused call wrote something")
+	}
+	if token, err := vault.MintRoot(context.Background(), c.engine, true); token == "" || err != nil {
+		t.Errorf("a secondary that is being filled: got %v", err)
 	}
 }
 

@@ -379,7 +379,15 @@ func newRootToken(now time.Time) *tokenEntry {
 }
 
 // MintRoot writes a new root token into a store that no server runs (Engine.Run must be running in the calling command) and returns it.
-func MintRoot(ctx context.Context, e *engine.Engine) (token string, err error) {
+// A store that was never initialised is refused; secondary says that it is filled from a primary, so that it is not to be initialised.
+func MintRoot(ctx context.Context, e *engine.Engine, secondary bool) (token string, err error) {
+	_, ready, err := found(e.Get(shared.id, []byte(initKey)))
+	if err != nil {
+		return "", fmt.Errorf("read whether the cluster is initialised: %w", err)
+	}
+	if !ready && !secondary {
+		return "", errors.New("the cluster is not initialised: start the server and call PUT /v1/sys/init (vault operator init), which answers with a root token")
+	}
 	salt, err := ensureSalt(ctx, e)
 	if err != nil {
 		return "", err
