@@ -26,7 +26,7 @@ type table struct {
 	acknowledged *list
 
 	mu    sync.Mutex // guards out and drawn
-	drawn int        // lines of the table on the screen
+	drawn []string   // the table on the screen
 
 	seen map[string]*seen // by node; the drawing goroutine's own
 }
@@ -73,10 +73,12 @@ func (t *table) say(format string, args ...any) {
 	fmt.Fprintf(t.out, format+"\n", args...)
 }
 
+// erase goes up as many lines as the table takes now: one that was narrowed
+// since has wrapped what was drawn.
 func (t *table) erase() {
-	if t.drawn > 0 {
-		fmt.Fprintf(t.out, "\x1b[%dA\x1b[J", t.drawn)
-		t.drawn = 0
+	if len(t.drawn) > 0 {
+		fmt.Fprintf(t.out, "\x1b[%dA\x1b[J", height(t.drawn, t.width()))
+		t.drawn = nil
 	}
 }
 
@@ -104,9 +106,10 @@ type line struct {
 	name, role, state   string
 	index, lag          uint64
 	ms                  int64
-	digest              string
+	digests             []string // of a primary: one a set
 	perSecond           float64
 	secondary, answered bool
+	same                bool // the primary shows the same digest
 }
 
 // look asks every cluster at once.
@@ -152,15 +155,13 @@ func (t *table) of(n *node) *seen {
 
 func (t *table) primaryLine(now time.Time, sets []*status) line {
 	l := line{name: t.primary.name, role: "primary", state: "no answer", perSecond: t.of(t.primary).per(now, uint64(t.acknowledged.len()))}
-	var digests []string
 	for i, s := range sets {
 		if s == nil || s.Mode == "" {
 			continue
 		}
 		l.answered, l.state, l.index = true, s.State, max(l.index, s.last(t.secondaries[i].kind))
-		digests = append(digests, short(s.MerkleRoot))
+		l.digests = append(l.digests, s.MerkleRoot)
 	}
-	l.digest = strings.Join(digests, " ")
 	return l
 }
 
@@ -176,7 +177,7 @@ func (t *table) secondaryLine(now time.Time, n *node, primary, own *status) line
 		}
 	} else {
 		seen.index, seen.at = own.LastRemoteWAL, now
-		l.state, l.index, l.ms, l.digest = own.State, own.LastRemoteWAL, own.LagMilliseconds, short(own.MerkleRoot)
+		l.state, l.index, l.ms, l.digests = own.State, own.LastRemoteWAL, own.LagMilliseconds, []string{own.MerkleRoot}
 		if own.Mode == "bootstrapping" {
 			l.state = own.Mode
 		}
@@ -184,14 +185,10 @@ func (t *table) secondaryLine(now time.Time, n *node, primary, own *status) line
 	l.perSecond = seen.per(now, seen.index)
 	if primary != nil {
 		l.lag = primary.last(n.kind) - min(l.index, primary.last(n.kind))
-		if own != nil && own.MerkleRoot != "" && primary.MerkleRoot == own.MerkleRoot {
-			l.digest += " = primary"
-		}
+		l.same = own != nil && own.MerkleRoot != "" && primary.MerkleRoot == own.MerkleRoot
 	}
 	return l
 }
-
-func short(root string) string { return root[:min(len(root), 12)] }
 
 func (t *table) draw(lines []line) {
 	t.mu.Lock()
@@ -201,9 +198,8 @@ func (t *table) draw(lines []line) {
 		return
 	}
 	t.erase()
-	rows := rows(lines, t.acknowledged.len())
-	fmt.Fprintln(t.out, strings.Join(rows, "\n"))
-	t.drawn = len(rows)
+	t.drawn = rows(lines, t.acknowledged.len(), t.width())
+	fmt.Fprintln(t.out, strings.Join(t.drawn, "\n"))
 }
 
 // last draws a table that stays.
@@ -211,36 +207,5 @@ func (t *table) last(lines []line) {
 	t.draw(lines)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.drawn = 0
-}
-
-func rows(lines []line, acknowledged int) []string {
-	const format = "  %-10s %-21s %-12s %10s %8s %7s %8s  %s"
-	out := []string{"", fmt.Sprintf(format, "cluster", "role", "state", "last index", "lag", "lag ms", "writes/s", "verified digest")}
-	for _, l := range lines {
-		index, lag, ms := "-", "-", "-"
-		if l.answered {
-			index = fmt.Sprint(l.index)
-			if l.secondary {
-				lag, ms = fmt.Sprint(l.lag), fmt.Sprint(l.ms)
-			}
-		}
-		out = append(out, fmt.Sprintf(format, l.name, l.role, l.state, index, lag, ms, fmt.Sprintf("%.0f", l.perSecond), l.digest))
-	}
-	return append(out, fmt.Sprintf("  %d writes acknowledged", acknowledged))
-}
-
-func oneLine(lines []line, acknowledged int) string {
-	parts := []string{fmt.Sprintf("%6d acknowledged", acknowledged)}
-	for _, l := range lines {
-		switch {
-		case !l.answered:
-			parts = append(parts, l.name+" "+l.state)
-		case l.secondary:
-			parts = append(parts, fmt.Sprintf("%s %s at %d, lag %d / %d ms, %.0f/s, %s", l.name, l.state, l.index, l.lag, l.ms, l.perSecond, l.digest))
-		default:
-			parts = append(parts, fmt.Sprintf("%s %s at %d, %.0f/s, %s", l.name, l.state, l.index, l.perSecond, l.digest))
-		}
-	}
-	return strings.Join(parts, " | ")
+	t.drawn = nil
 }
