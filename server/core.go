@@ -125,9 +125,22 @@ func logReport(log hclog.Logger, gen *Generation, r engine.Report) {
 	}
 	if r.LogSetAside != "" {
 		log.Warn("the log was damaged and was set aside; its place is found again by sync", "file", r.LogSetAside)
+		logDamage(log, r.LogDamage)
 	}
 	if r.ReindexNeeded {
 		log.Warn("the index does not agree with the records: reindex is needed")
+	}
+}
+
+// logDamage names what a damaged log may have lost, a line an entry.
+func logDamage(log hclog.Logger, damage []engine.LogDamage) {
+	for _, d := range damage {
+		log.Warn("damaged frame in the log", "file", d.File, "index", d.Index, "error", d.What)
+		for _, e := range d.Entries {
+			for _, k := range e.Keys {
+				log.Warn("its entry may be what is damaged", "index", e.Index, "keyspace", k.Keyspace, "key", string(k.Key), "reason", e.Wrong)
+			}
+		}
 	}
 }
 

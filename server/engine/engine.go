@@ -128,8 +128,9 @@ type Report struct {
 	Replayed       uint64 // entries
 	OutcomeUnknown uint64 // verified entries of the last frame, which nobody may have been told of; kept
 	ReindexNeeded  bool
-	LogSetAside    string // a damaged log of a secondary that was moved aside (path): its place is found again by sync
-	StateSetAside  string // a state file of a DR secondary that cannot be read, moved aside (path): it is filled again by sync
+	LogSetAside    string      // a damaged log of a secondary that was moved aside (path): its place is found again by sync
+	LogDamage      []LogDamage // what was wrong in it, as far as that can be told
+	StateSetAside  string      // a state file of a DR secondary that cannot be read, moved aside (path): it is filled again by sync
 	Took           time.Duration
 }
 

@@ -43,6 +43,7 @@ func finishSetAside(dir string) error {
 // setAside puts a new log in the place of the damaged one, which is not open.
 func (r *recovery) setAside(reason string) error {
 	dir := r.cfg.Dir
+	r.report.LogDamage = damageIn(dir)
 	notes, err := readNotes(filepath.Join(dir, logDir, metaFile))
 	if err != nil {
 		return fmt.Errorf("the log is damaged (%s) and its notes cannot be read: %w", reason, err)
@@ -52,6 +53,23 @@ func (r *recovery) setAside(reason string) error {
 		return fmt.Errorf("the log is damaged (%s) and the state cannot be read: %w", reason, err)
 	}
 	return r.replaceWith(notes, mark, reason)
+}
+
+// damageIn names what is wrong in the log of a store that is not open; none when it cannot even be read.
+func damageIn(dir string) []LogDamage {
+	o, err := Inspect(dir)
+	if err != nil {
+		return nil
+	}
+	damage := nameDamage(o.Log, o.State, o.keys)
+	_ = o.Close() // opened for reading only
+	return damage
+}
+
+// nameDamage returns what could be told of a damaged log, all of it or not: it is for people.
+func nameDamage(log *wal.Log, state *storage.State, keys *keyring) []LogDamage {
+	damage, _ := checkLog(context.Background(), log, func(d wal.Damage) LogDamage { return suspects(d, state, keys) }, stage(nil, "log"))
+	return damage
 }
 
 // readMark reads the state's mark before the state is opened for good.
@@ -70,6 +88,7 @@ func (r *recovery) readMark(notes map[string][]byte) (storage.Mark, error) {
 
 // replaceLog is setAside for a log that is open, with the state open too.
 func (r *recovery) replaceLog(reason string) error {
+	r.report.LogDamage = nameDamage(r.wal, r.state, r.e.keys)
 	notes := map[string][]byte{}
 	err := r.wal.Notes("", func(k string, v []byte) error {
 		notes[k] = append([]byte{}, v...)
