@@ -48,7 +48,7 @@ func TestReplaceRangeMakesARangeExactlyTheRecordsGiven(t *testing.T) {
 	s := open(t, storage.Options{Path: path, ChunkRecords: 100, ChunkBytes: 4000})
 	w := newTwin()
 	sync := &storage.SyncState{Set: "dr", From: wal.Position{Fork: wal.Fork{9}, Index: 77}, Done: []byte("x"), Keyspace: ksID(2)}
-	for round := range 30 {
+	for round := range fewer(30, 12) {
 		id := ksID(byte(round % 2))
 		recs := records(rng.IntN(600), fmt.Sprint(rng.IntN(2)))
 		low, high := "", ""

@@ -20,8 +20,8 @@ type LogDamage struct {
 // SuspectEntry is an entry of a damaged frame, as far as it can still be decoded.
 type SuspectEntry struct {
 	Index uint64
-	Wrong string // why this is the wrong one; "": not known to be
-	Keys  []SuspectKey
+	Wrong string       // why this is the wrong one; "": not known to be
+	Keys  []SuspectKey // what it changes; where the state contradicts it, only that
 }
 
 // SuspectKey is a record that an entry changes.
@@ -78,6 +78,7 @@ func judge(index uint64, raw []byte, state *storage.State, keys *keyring) (s Sus
 	}
 	keys.digest(p)
 	vouched, changes := 0, 0
+	var contradicted []SuspectKey
 	for i, b := range p.entry.Blocks {
 		for j, c := range b.Changes {
 			changes++
@@ -90,9 +91,15 @@ func judge(index uint64, raw []byte, state *storage.State, keys *keyring) (s Sus
 			case err != nil || !old.Present || old.Index != index:
 			case old.Digest == p.digests[i][j]:
 				vouched++
-			case s.Wrong == "":
-				s.Wrong = "the state has another value from it"
+			default:
+				contradicted = append(contradicted, SuspectKey{b.Keyspace, bytes.Clone(c.Key)})
 			}
+		}
+	}
+	if len(contradicted) > 0 {
+		s.Keys = contradicted
+		if s.Wrong == "" {
+			s.Wrong = "the state has another value from it"
 		}
 	}
 	return s, s.Wrong == "" && vouched == changes && changes > 0
