@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -56,7 +57,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	cmd, rest, ok := find(args)
 	if !ok {
-		return usagef("unknown command %q: lockstep help lists them", strings.Join(args[:min(len(args), 2)], " "))
+		return group(c, args)
 	}
 	err := cmd.run(ctx, c, rest)
 	if errors.Is(err, flag.ErrHelp) {
@@ -75,20 +76,46 @@ func find(args []string) (command, []string, bool) {
 	return command{}, nil, false
 }
 
+// group shows the subcommands of the first word; words that are no command
+// are refused.
+func group(c *console, args []string) error {
+	var within []command
+	for _, cmd := range commands {
+		if strings.HasPrefix(cmd.name, args[0]+" ") {
+			within = append(within, cmd)
+		}
+	}
+	asked := len(args) == 1 || slices.Contains([]string{"help", "-h", "-help", "--help"}, args[1])
+	switch {
+	case len(within) == 0:
+		return usagef("unknown command %q: lockstep help lists them", strings.Join(args[:min(len(args), 2)], " "))
+	case !asked:
+		return usagef("unknown command %q: lockstep %s lists those there are", strings.Join(args[:2], " "), args[0])
+	}
+	fmt.Fprintf(c.out, "Usage: lockstep %s SUBCOMMAND [flags]\n\n", args[0])
+	list(c.out, within)
+	fmt.Fprintf(c.out, "\nlockstep help %s SUBCOMMAND tells more.\n", args[0])
+	return nil
+}
+
+func list(w io.Writer, commands []command) {
+	for _, cmd := range commands {
+		fmt.Fprintf(w, "  %-14s %s\n", cmd.name, cmd.summary)
+	}
+}
+
 func help(c *console, args []string) error {
 	if len(args) > 1 {
 		cmd, _, ok := find(args[1:])
 		if !ok {
-			return usagef("unknown command %q", strings.Join(args[1:], " "))
+			return group(c, args[1:])
 		}
 		_, err := io.WriteString(c.out, cmd.help)
 		return err
 	}
 	fmt.Fprintln(c.out, "Lockstep replicates a key-value store between clusters, with Vault's API.\n\nUsage: lockstep COMMAND [flags]")
 	fmt.Fprintln(c.out)
-	for _, cmd := range commands {
-		fmt.Fprintf(c.out, "  %-14s %s\n", cmd.name, cmd.summary)
-	}
+	list(c.out, commands)
 	fmt.Fprintln(c.out, "\nlockstep help COMMAND tells more.")
 	return nil
 }
