@@ -17,8 +17,9 @@ import (
 const statusHelp = `Usage: lockstep status [-format=json]
 
 Asks a running cluster for its health and its replication status. No token is
-needed. The address is VAULT_ADDR (https://127.0.0.1:8200), the CA's
-certificate VAULT_CACERT; LOCKSTEP_ADDR and LOCKSTEP_CACERT win over them.
+needed. The address is VAULT_ADDR (https://127.0.0.1:8200); the CA's
+certificate is VAULT_CACERT, a directory of them VAULT_CAPATH;
+VAULT_SKIP_VERIFY=true believes any. The same names with LOCKSTEP_ win.
 `
 
 var statusCommand = command{"status", "show a running cluster and its replication", statusHelp, runStatus}

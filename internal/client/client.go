@@ -5,14 +5,10 @@ package client
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 )
@@ -37,40 +33,6 @@ func New(address, token string, connections int) *Client {
 	t := &http.Transport{Proxy: http.ProxyFromEnvironment, MaxIdleConns: connections, MaxIdleConnsPerHost: connections,
 		IdleConnTimeout: 30 * time.Second, ForceAttemptHTTP2: true}
 	return &Client{Address: strings.TrimSuffix(address, "/"), Token: token, HTTP: &http.Client{Transport: t, Timeout: timeout}}
-}
-
-// FromEnvironment returns the client that VAULT_ADDR, VAULT_TOKEN and
-// VAULT_CACERT describe; the same names with LOCKSTEP_ win.
-func FromEnvironment(getenv func(string) string) (*Client, error) {
-	look := func(name, otherwise string) string {
-		for _, prefix := range []string{"LOCKSTEP_", "VAULT_"} {
-			if v := getenv(prefix + name); v != "" {
-				return v
-			}
-		}
-		return otherwise
-	}
-	c := New(look("ADDR", DefaultAddress), look("TOKEN", ""), 1)
-	if file := look("CACERT", ""); file != "" {
-		if err := c.trust(file); err != nil {
-			return nil, err
-		}
-	}
-	return c, nil
-}
-
-// trust makes a CA's certificate file the only one that is believed.
-func (c *Client) trust(file string) error {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return fmt.Errorf("read the CA's certificate: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("%s holds no certificate in PEM", file)
-	}
-	c.HTTP.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
-	return nil
 }
 
 // APIError is an answer that is an error.
@@ -105,7 +67,10 @@ func (c *Client) Do(ctx context.Context, method, path string, body, out any) err
 	if err != nil {
 		return fmt.Errorf("%s %s: read the answer: %w", method, path, err)
 	}
-	return decode(method, path, answer.StatusCode, text, out)
+	if answer.StatusCode == http.StatusBadRequest && bytes.HasPrefix(text, []byte("Client sent an HTTP request to an HTTPS server")) {
+		return fmt.Errorf("%s %s: the server at %s speaks TLS: set VAULT_ADDR to https://…", method, bare(path), c.Address)
+	}
+	return decode(method, bare(path), answer.StatusCode, text, out)
 }
 
 func (c *Client) request(ctx context.Context, method, path string, body any) (*http.Request, error) {
@@ -126,15 +91,6 @@ func (c *Client) request(ctx context.Context, method, path string, body any) (*h
 	}
 	r.Header.Set("X-Vault-Request", "true")
 	return r, nil
-}
-
-// explain adds the hint for the commonest mistake: TLS or not.
-func (c *Client) explain(err error) error {
-	var tlsErr tls.RecordHeaderError
-	if errors.As(err, &tlsErr) || strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
-		return fmt.Errorf("%w\nThe server at %s speaks plain HTTP: set VAULT_ADDR to http://…", err, c.Address)
-	}
-	return err
 }
 
 func decode(method, path string, status int, text []byte, out any) error {
