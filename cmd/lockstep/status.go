@@ -102,12 +102,15 @@ func (f field) print(w io.Writer, from map[string]any) {
 }
 
 // setFields are the rows of a replication set, in order; what a status does
-// not have is left out.
+// not have is left out. A primary's last index of the set and a secondary's
+// received one count the same log; a performance secondary's own log counts
+// for itself.
 var setFields = []field{
 	{"State", "state"}, {"Reason", "reason"}, {"Connection", "connection_state"}, {"Set", "cluster_id"}, {"Secondary id", "secondary_id"},
-	{"Primary", "primary_cluster_addr"}, {"Last index", "last_wal"}, {"Primary's index", "last_remote_wal"},
+	{"Primary", "primary_cluster_addr"}, {"Last index of the set", "last_dr_wal"}, {"Last index of the set", "last_performance_wal"},
+	{"Received index", "last_remote_wal"}, {"Own log's index", "last_wal"},
 	{"Lag, entries", "lag_entries"}, {"Lag, ms", "lag_ms"}, {"Root", "merkle_root"}, {"Damage found", "corrupted_merkle_tree"},
-	{"Consistent", "consistent"}, {"Reconnects", "resumes"}, {"Bytes of diff", "diff_bytes"}, {"Bytes of sync", "sync_bytes"},
+	{"Consistent", "consistent"}, {"Resumed since start", "resumes"}, {"Bytes of diff", "diff_bytes"}, {"Bytes of sync", "sync_bytes"},
 }
 
 func printSet(w io.Writer, title string, status map[string]any) {
