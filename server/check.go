@@ -26,30 +26,46 @@ func Check(ctx context.Context, file string) error {
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
-	p, err := parseForCheck(file, text)
-	if err != nil {
-		return err
+	p := newParser(file)
+	p.run(text)
+	if len(p.seen) > 0 { // else nothing could be read
+		c := &checker{parser: p, running: p.cfg.DataDir != "" && lockedByOther(p.cfg.DataDir)}
+		c.each(ctx)
 	}
-	c := &checker{parser: p, running: lockedByOther(p.cfg.DataDir)}
-	c.dataDir()
-	c.certificate()
-	c.bind("listener.address", p.cfg.Listener.Address)
-	if address, err := c.clusterAddress(); err != nil {
-		p.mistakes.add(p.at("listener.address"), "%v", err)
-	} else {
-		c.bind("listener.cluster_address", address)
-	}
-	c.resolve(ctx, "api_addr", p.cfg.APIAddr)
-	c.resolve(ctx, "cluster_addr", p.cfg.ClusterAddr)
 	return p.sorted()
 }
 
-// parseForCheck returns the parser, which knows where each setting stands.
-func parseForCheck(file string, text []byte) (*parser, error) {
-	p := newParser(file)
-	p.run(text)
-	// What could not be read cannot be looked at; the rest would only repeat it.
-	return p, p.sorted()
+// each looks at what could be read: a mistake in one setting hides none in
+// another, and what is wrong as it is written is not looked at again.
+func (c *checker) each(ctx context.Context) {
+	if c.cfg.DataDir != "" {
+		c.dataDir()
+	}
+	c.certificate()
+	if c.good("listener.address") {
+		c.addresses()
+	}
+	if c.good("api_addr") {
+		c.resolve(ctx, "api_addr", c.cfg.APIAddr)
+	}
+	if c.good("cluster_addr") {
+		c.resolve(ctx, "cluster_addr", c.cfg.ClusterAddr)
+	}
+}
+
+// good reports whether a setting is missing or what it says could be taken.
+func (c *checker) good(setting string) bool { return !c.has(setting) || c.taken[setting] }
+
+func (c *checker) addresses() {
+	c.bind("listener.address", c.cfg.Listener.Address)
+	if !c.good("listener.cluster_address") {
+		return
+	}
+	if address, err := c.clusterAddress(); err != nil {
+		c.mistakes.add(c.at("listener.address"), "%v", err)
+	} else {
+		c.bind("listener.cluster_address", address)
+	}
 }
 
 type checker struct {
@@ -86,7 +102,7 @@ func nearestExisting(dir string) string {
 
 func (c *checker) certificate() {
 	l := c.cfg.Listener
-	if l.TLSDisable {
+	if l.TLSDisable || l.TLSCertFile == "" || l.TLSKeyFile == "" { // without them: a mistake that is told already
 		return
 	}
 	pair, err := loadKeyPair(l.TLSCertFile, l.TLSKeyFile)
@@ -95,7 +111,7 @@ func (c *checker) certificate() {
 		return
 	}
 	c.certificateTimes(pair.Leaf)
-	if u, err := url.Parse(c.cfg.APIAddr); err == nil && c.cfg.APIAddr != "" {
+	if u, err := url.Parse(c.cfg.APIAddr); err == nil && c.cfg.APIAddr != "" && c.good("api_addr") {
 		if err := pair.Leaf.VerifyHostname(u.Hostname()); err != nil {
 			c.mistakes.add(c.at("api_addr"), "api_addr: the certificate does not hold for it: %v", err)
 		}

@@ -58,7 +58,7 @@ type parser struct {
 	cfg      *Config
 	mistakes Mistakes
 	seen     map[string]hcl.Range // where each block and setting stands, by "block.name"
-	taken    map[string]bool      // settings whose values could be taken
+	taken    map[string]bool      // settings whose values can be used
 }
 
 func newParser(name string) *parser {

@@ -114,7 +114,7 @@ func TestConfigNamesEveryMistakeWithItsLine(t *testing.T) {
 		want       []string // beginnings, one a mistake, in order
 	}{
 		{"no syntax", "storage {", []string{`c.hcl:1: `}},
-		{"nothing", "", []string{`c.hcl: no storage`}},
+		{"nothing", "", []string{`c.hcl: no storage`, `c.hcl: no listener`}},
 		{"unknown key", minimal + `log_levle = "info"`, []string{`c.hcl:4: Unsupported argument: An argument named "log_levle" is not expected here. Did you mean "log_level"?`}},
 		{"unknown key in a block", "storage \"bbolt\" {\n path = \"/d\"\n cache = 1\n}\nlistener \"tcp\" { tls_disable = 1 }", []string{`c.hcl:3: Unsupported argument`}},
 		{"unknown block", minimal + "audit \"file\" {\n}", []string{`c.hcl:4: Unsupported block type`}},
@@ -123,6 +123,7 @@ func TestConfigNamesEveryMistakeWithItsLine(t *testing.T) {
 			`c.hcl:5: Unknown setting: "telemetry" is a setting of Vault`}},
 		{"another storage", "storage \"raft\" {\n path = \"/d\"\n}\nlistener \"tcp\" { tls_disable = 1 }", []string{`c.hcl:1: storage "raft": only "bbolt" exists`}},
 		{"no path", "storage \"bbolt\" {\n}\nlistener \"tcp\" { tls_disable = 1 }", []string{`c.hcl:1: storage has no path`}},
+		{"an empty path", "storage \"bbolt\" {\n path = \"\"\n}\nlistener \"tcp\" { tls_disable = 1 }", []string{`c.hcl:2: path: must not be empty`}},
 		{"two listeners", minimal + `listener "tcp" { tls_disable = 1 }`, []string{`c.hcl:4: a second listener: the first is on line 3`}},
 		{"no certificate", "storage \"bbolt\" { path = \"/d\" }\nlistener \"tcp\" {\n}", []string{`c.hcl:2: listener has no certificate`}},
 		{"half a certificate", "storage \"bbolt\" { path = \"/d\" }\nlistener \"tcp\" {\n tls_key_file = \"/k\"\n}", []string{`c.hcl:3: tls_key_file without tls_cert_file`}},
@@ -149,7 +150,7 @@ replication {
 			`c.hcl:7: listener has no certificate`,
 			`c.hcl:8: address "8200": want host:port`,
 			`c.hcl:9: tls_disable: want true or false`,
-			`c.hcl:12: 1 is too little: at least 4096`,
+			`c.hcl:12: segment_bytes: 1 is too little: at least 4096`,
 			`c.hcl:13: segment_entries: want a whole number`,
 			`c.hcl:14: retain_age: want a time`,
 		}},

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -36,6 +37,9 @@ func (p *parser) validate() {
 func (p *parser) required() {
 	if !p.has("storage") {
 		p.mistakes.add(p.top(), `no storage: add storage "bbolt" { path = "/var/lib/lockstep" }`)
+	}
+	if !p.has("listener") {
+		p.mistakes.add(p.top(), `no listener: add listener "tcp" { … } with tls_cert_file and tls_key_file, or tls_disable = true`)
 	}
 }
 
@@ -73,7 +77,7 @@ func (p *parser) limits() {
 
 func atLeast[T time.Duration | int64](p *parser, name string, got, least T) {
 	if p.taken[name] && got < least {
-		p.mistakes.add(p.at(name), "%v is too little: at least %v", got, least)
+		p.mistakes.add(p.at(name), "%s: %v is too little: at least %v", name[strings.LastIndexByte(name, '.')+1:], got, least)
 	}
 }
 
@@ -92,12 +96,14 @@ func (p *parser) top() hcl.Range { return hcl.Range{Filename: p.name} }
 func (p *parser) address(name, value string) {
 	if _, _, err := splitAddress(value); err != nil {
 		p.mistakes.add(p.at(name), "%v", err)
+		p.taken[name] = false
 	}
 }
 
 func (p *parser) url(name, value string) {
 	if err := checkURL(value); err != nil {
 		p.mistakes.add(p.at(name), "%s: %v", name, err)
+		p.taken[name] = false
 	}
 }
 

@@ -21,8 +21,11 @@ import (
 func text(to *string) func(cty.Value) error {
 	return func(v cty.Value) error {
 		s, ok := asString(v)
-		if !ok || s == "" {
+		if !ok {
 			return errors.New("want a text in quotes")
+		}
+		if s == "" {
+			return errors.New("must not be empty")
 		}
 		*to = s
 		return nil
