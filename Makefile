@@ -29,12 +29,13 @@ setup: ## check the tools, download modules, build (safe to repeat)
 	@GO='$(GO)' scripts/setup.sh
 
 .PHONY: build
-build: ## build bin/lockstep
-	$(BUILD) -o bin/lockstep ./cmd/lockstep
+build: need-go ## build bin/lockstep
+	@echo "building bin/lockstep (the first time takes a minute or more)"
+	@$(BUILD) -o bin/lockstep ./cmd/lockstep
 
 .PHONY: demo
 demo: build ## three clusters replicate real data before your eyes
-	bin/lockstep demo $(DEMO)
+	@bin/lockstep demo $(DEMO)
 
 .PHONY: test
 test: need-cc ## unit and end-to-end tests with the race detector
@@ -102,6 +103,11 @@ fuzz: ## run every fuzz target for FUZZTIME
 .PHONY: clean
 clean: ## remove what was built here (not Go's caches)
 	rm -rf bin .cache
+
+# setup.sh says what is missing, and the line that installs it.
+.PHONY: need-go
+need-go:
+	@command -v '$(firstword $(GO))' >/dev/null 2>&1 || GO='$(GO)' scripts/setup.sh
 
 .PHONY: need-cc
 need-cc:
