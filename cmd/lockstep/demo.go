@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/lockstepdb/lockstep/internal/demo"
 )
@@ -19,6 +21,7 @@ uses no network but this machine's own.
 
   -keep       leave the clusters running; print how to reach them
   -dir=DIR    scratch directory; otherwise a temporary one, removed at the end
+              and on an interrupt. After a failure it stays: its logs tell why
 `
 
 var demoCommand = command{"demo", "three clusters replicate real data before your eyes", demoHelp, runDemo}
@@ -35,5 +38,8 @@ func runDemo(ctx context.Context, c *console, args []string) error {
 	if cfg.Program, err = os.Executable(); err != nil {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
+	// A terminal that is closed must not leave servers behind.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
+	defer stop()
 	return demo.Run(ctx, cfg)
 }

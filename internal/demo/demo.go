@@ -56,7 +56,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.cleanUp(err)) }()
+	defer func() { err = errors.Join(err, s.cleanUp(ctx, err)) }()
 
 	showing, hide := context.WithCancel(ctx)
 	var table sync.WaitGroup
@@ -225,7 +225,7 @@ func (s *story) converged(ctx context.Context, n *node) error {
 
 // cleanUp ends what runs and removes the scratch directory, unless it is to be
 // kept. After a failure the directory is kept: its logs tell why.
-func (s *story) cleanUp(failed error) error {
+func (s *story) cleanUp(ctx context.Context, failed error) error {
 	if s.cfg.Keep && failed == nil {
 		return nil
 	}
@@ -234,11 +234,23 @@ func (s *story) cleanUp(failed error) error {
 		errs = append(errs, n.stop())
 	}
 	if failed != nil {
-		fmt.Fprintf(s.cfg.Words, "The clusters' data and logs are kept in %s\n", s.scratch)
+		s.tellKept(ctx)
 	} else if s.cfg.Dir == "" {
 		errs = append(errs, os.RemoveAll(s.scratch))
 	}
 	return errors.Join(errs...)
+}
+
+// tellKept says where the logs are that tell why it failed, and how to remove
+// them. After an interrupt nobody needs them: a temporary directory goes.
+func (s *story) tellKept(ctx context.Context) {
+	if ctx.Err() != nil && s.cfg.Dir == "" {
+		if err := os.RemoveAll(s.scratch); err == nil {
+			fmt.Fprintln(s.cfg.Words, "Interrupted: the clusters are stopped and their directory is removed.")
+			return
+		}
+	}
+	fmt.Fprintf(s.cfg.Words, "The clusters are stopped; their data and logs are kept in %s. Remove them with:\n  rm -r %s\n", s.scratch, s.scratch)
 }
 
 // check runs `lockstep check` on a stopped node's data directory.
