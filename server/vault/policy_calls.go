@@ -3,6 +3,7 @@ package vault
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"unicode"
@@ -43,7 +44,7 @@ func (c *Core) aclOf(snap *snapshot, names []string) (*acl, error) {
 	if slices.Contains(names, rootPolicy) {
 		return rootACL, nil
 	}
-	key := strings.Join(names, ",")
+	key := fmt.Sprintf("%q", names) // quoted: whatever a name contains, no other list has this key
 	snap.mu.Lock()
 	a := snap.acls[key]
 	snap.mu.Unlock()
