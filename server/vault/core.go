@@ -136,7 +136,8 @@ func (c *Core) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 	r.openBody = func(limit int64) ([]byte, error) { return readBody(w, h, min(limit, c.cfg.MaxBody)) }
 	rep, err := c.perform(r)
 	a := c.encodeReply(r, rep, err)
-	if r.wrapTTL > 0 && a.status < 300 && a.status != http.StatusNoContent && (rep == nil || rep.wrap == nil) {
+	// Only for a caller who showed a token: a wrapped answer is an entry in the log, and strangers write none.
+	if r.wrapTTL > 0 && r.caller != nil && a.status < 300 && a.status != http.StatusNoContent && (rep == nil || rep.wrap == nil) {
 		a = c.wrapAnswer(r, a)
 	}
 	a.write(w)

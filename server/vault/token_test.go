@@ -206,6 +206,37 @@ func TestNoTokenIsStored(t *testing.T) {
 	}
 }
 
+func TestAWrapTTLOfAStrangerWritesNothing(t *testing.T) {
+	c := ready(t)
+	before := c.engine.Position()
+	for _, path := range []string{"sys/seal-status", "sys/init", "sys/replication/status", "sys/internal/ui/mounts", "sys/leader"} {
+		g := c.call("GET", path, "", "", "X-Vault-Wrap-TTL", "5m")
+		if g.status != 200 || g.at("wrap_info.token") != nil {
+			t.Errorf("%s: got %v, want its answer unwrapped", path, g)
+		}
+	}
+	if after := c.engine.Position(); after != before {
+		t.Errorf("position %v, want %v: something was written", after, before)
+	}
+}
+
+func TestOnePolicyNamedLikeTwoIsNotThose(t *testing.T) {
+	c := ready(t)
+	c.must(204, "PUT", "kv/x", `{"a":1}`)
+	c.must(204, "PUT", "sys/policies/acl/pa", `{"policy":"path \"kv/x\" { policy = \"read\" }"}`)
+	c.must(204, "PUT", "sys/policies/acl/pb", `{"policy":"path \"kv/y\" { policy = \"read\" }"}`)
+	two := c.token(`{"policies":["pa","pb"],"no_default_policy":true}`)
+	if g := c.call("GET", "kv/x", two, ""); g.status != 200 {
+		t.Fatalf("two policies: %v", g)
+	}
+	for _, name := range []string{`pa,pb`, `pa\u0000pb`, `pa\" \"pb`} {
+		one := c.token(`{"policies":["` + name + `"],"no_default_policy":true}`)
+		if g := c.call("GET", "kv/x", one, ""); g.status != 403 {
+			t.Errorf("one policy %s: got %v, want 403", name, g)
+		}
+	}
+}
+
 func TestWrapping(t *testing.T) {
 	c := ready(t)
 	c.must(204, "PUT", "kv/w", `{"a":"b"}`)
