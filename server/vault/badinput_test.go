@@ -149,3 +149,20 @@ func TestShortBodyWritesNothing(t *testing.T) {
 		t.Errorf("half a request wrote: from index %d to %d", before.Index, after.Index)
 	}
 }
+
+func TestBodiesWithoutATokenAreSmall(t *testing.T) {
+	body := func(n int) string { return `{"token":"` + strings.Repeat("x", n-len(`{"token":""}`)) + `"}` }
+	c := bare(t)
+	if g := c.call("PUT", "sys/init", "", body(64<<10+1)); g.status != 413 {
+		t.Errorf("init: got %v, want 413", g)
+	}
+	c = ready(t)
+	for _, path := range []string{"sys/wrapping/unwrap", "sys/wrapping/lookup", "sys/wrapping/rewrap"} {
+		if g := c.call("POST", path, "", body(64<<10)); g.status != 400 {
+			t.Errorf("%s with 64 KiB: got %v, want 400", path, g)
+		}
+		if g := c.call("POST", path, "", body(64<<10+1)); g.status != 413 {
+			t.Errorf("%s with a byte more: got %v, want 413", path, g)
+		}
+	}
+}

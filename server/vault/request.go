@@ -153,8 +153,9 @@ func cleanPath(p string) (string, error) {
 const (
 	// maxPrepared is how much memory is taken on a client's word that so much will come.
 	maxPrepared = 256 << 10
-	// maxOpenBody bounds the body of a request that needs no token.
-	maxOpenBody = 2 << 20
+	// maxOpenBody bounds the body of a request that needs no token: decoding takes many times a body's size. An activation
+	// token with a certificate request fits several times.
+	maxOpenBody = 64 << 10
 )
 
 // readBody returns a request's body as a JSON object, or nothing.
