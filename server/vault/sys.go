@@ -71,7 +71,7 @@ func statusParam(h *http.Request, name string, fallback int) (int, error) {
 		return fallback, nil
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 100 || n > 999 {
+	if err != nil || n < 200 || n > 599 {
 		return 0, &refusal{kind: errInvalid}
 	}
 	return n, nil

@@ -43,6 +43,10 @@ func TestInit(t *testing.T) {
 			"initialized": `true`, "standby": `false`, "replication_dr_mode": `"disabled"`, "replication_performance_mode": `"disabled"`, "version": `"0.1.0"`}},
 		{"health, all codes 299", "GET", "sys/health?activecode=299&standbycode=299&sealedcode=299", "", "none", 299, nil},
 		{"health, no number", "GET", "sys/health?activecode=x", "", "none", 400, map[string]string{"errors": `[]`}},
+		{"health, the least code", "GET", "sys/health?activecode=200", "", "none", 200, nil},
+		{"health, the greatest code", "GET", "sys/health?activecode=599", "", "none", 599, nil},
+		{"health, an interim code", "GET", "sys/health?activecode=199", "", "none", 400, map[string]string{"errors": `[]`}},
+		{"health, no code of HTTP", "GET", "sys/health?standbycode=600", "", "none", 400, map[string]string{"errors": `[]`}},
 		{"health by POST", "POST", "sys/health", "", "none", 405, nil},
 		{"the root token", "GET", "auth/token/lookup-self", "", "", 200, map[string]string{
 			"data.policies": `["root"]`, "data.ttl": `0`, "data.expire_time": `null`, "data.orphan": `true`, "data.path": `"auth/token/root"`}},
