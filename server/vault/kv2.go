@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,8 +15,11 @@ import (
 const (
 	kv2ConfigKey       = "c"
 	defaultMaxVersions = 10
-	// maxMaxVersions bounds a key's metadata, which is one record and is rewritten with each version.
-	maxMaxVersions = 10000
+	// maxMaxVersions bounds a key's metadata, which is one record and is rewritten with each version; and a transaction that
+	// removes all versions stays far below the engine's 4096 writes.
+	maxMaxVersions = 2000
+	// maxGone is how many versions one new version pushes out at most.
+	maxGone = 2000
 )
 
 func metaKey(path string) string { return "m/" + path }
@@ -349,7 +353,6 @@ func (m *kv2Meta) append(cfg *kv2Config, now time.Time) (gone []uint64) {
 	for n := range m.Versions {
 		if n+keep <= m.Current {
 			gone = append(gone, n)
-			delete(m.Versions, n)
 		}
 	}
 	m.Oldest = m.Current
@@ -388,12 +391,18 @@ func readConfig(rd engine.Reader, s space) (*kv2Config, error) {
 func readMeta(rd engine.Reader, s space, path string) (*kv2Meta, error) {
 	value, ok, err := read(rd, s, metaKey(path))
 	if err != nil || !ok {
+	keep = min(keep, maxMaxVersions)
 		return nil, err
 	}
 	return decodeMeta(path, value)
 }
 
 func putMeta(s space, path string, m *kv2Meta) ([]engine.Write, error) {
+	slices.Sort(gone)
+	gone = gone[:min(len(gone), maxGone)]
+	for _, n := range gone {
+		delete(m.Versions, n)
+	}
 	value, err := marshal(m)
 	if err != nil {
 		return nil, err
