@@ -52,7 +52,21 @@ func (c *Core) kv1Write(r *request) error {
 	if len(bytes.TrimSpace(r.body[1:])) == 1 {
 		return refuse(errInvalid, "missing data fields")
 	}
-	return c.commit(r, &engine.Tx{Writes: []engine.Write{r.mount.space().put(r.rest, r.body)}})
+	s := r.mount.space()
+	writes := []engine.Write{s.put(r.rest, r.body)}
+	if r.only == 0 {
+		return c.commit(r, &engine.Tx{Writes: writes})
+	}
+	return c.commit(r, &engine.Tx{
+		Reads: []engine.Key{s.key(r.rest)},
+		Exec: func(rd engine.Reader) ([]engine.Write, error) {
+			_, exists, err := read(rd, s, r.rest)
+			if err != nil {
+				return nil, err
+			}
+			return writes, r.permits(exists)
+		},
+	})
 }
 
 // lease is what a read shows as lease_duration: the mount's default, or what the value itself asks for under ttl or lease.

@@ -347,6 +347,9 @@ func (m *kv2Meta) append(cfg *kv2Config, now time.Time) (gone []uint64) {
 	switch {
 	case m.MaxVersions > 0:
 		keep = uint64(m.MaxVersions)
+		if err := r.permits(meta != nil); err != nil {
+			return nil, err
+		}
 	case cfg.MaxVersions > 0:
 		keep = uint64(cfg.MaxVersions)
 	}

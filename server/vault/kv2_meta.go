@@ -112,6 +112,9 @@ func (c *Core) kv2MetaWrite(r *request, path string, p *kv2MetaParams) (*reply, 
 			if err != nil {
 				return nil, err
 			}
+			if err := r.permits(m != nil); err != nil {
+				return nil, err
+			}
 			if m == nil {
 				m = newMeta(now)
 			}

@@ -157,7 +157,14 @@ func (c *Core) authoriseData(r *request) error {
 			return err
 		}
 	}
-	if exists && caps&capUpdate == 0 || !exists && caps&capCreate == 0 {
+	r.only = caps & (capCreate | capUpdate)
+	return r.permits(exists)
+}
+
+// permits judges a write of a caller who may only create, or only update. Before the transaction it spares work; the
+// transaction asks again, since another may have written in between.
+func (r *request) permits(exists bool) error {
+	if r.only == capCreate && exists || r.only == capUpdate && !exists {
 		return denied()
 	}
 	return nil

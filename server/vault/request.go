@@ -49,6 +49,7 @@ type request struct {
 	caller   *caller
 	rest     string // what a route's '*', or a mount, leaves of the path
 	mount    *mount
+	only     capability // capCreate or capUpdate, when the policies allow only that of a write; else 0
 
 	forwarded *replication.Forwarded // set on the primary
 	committed uint64                 // highest index that this request wrote
