@@ -22,6 +22,7 @@ var (
 	errMediaType   = errors.New("unsupported media type")
 	errBodyTooBig  = errors.New("request body too large")
 	errUnavailable = errors.New("unavailable")
+	errConflict    = errors.New("conflict")
 )
 
 // refusal is an error of a kind with the sentence that the client reads; an empty one gives {"errors":[]}.
@@ -56,6 +57,7 @@ var failures = []struct {
 	{is(errMediaType), http.StatusUnsupportedMediaType, ""},
 	{is(errBodyTooBig), http.StatusRequestEntityTooLarge, ""},
 	{is(errUnavailable), http.StatusServiceUnavailable, ""},
+	{is(errConflict), http.StatusConflict, ""}, // clients repeat a 5xx by themselves
 	{as[*http.MaxBytesError], http.StatusRequestEntityTooLarge, ""},
 	{as[*replication.Refused], http.StatusBadRequest, ""},
 	{is(engine.ErrOutcomeUnknown), http.StatusConflict, "read before you write again: "}, // clients repeat a 5xx by themselves

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/storage"
 )
 
 const (
@@ -263,11 +264,31 @@ func (c *Core) kv2Put(r *request, path string, p *kv2DataParams) (*reply, error)
 	}, nil)
 }
 
-// kv2Patch makes a new version of the current one and a merge patch.
+// maxPatchTries is how often a patch is merged anew because another write came first.
+const maxPatchTries = 8
+
+// errOvertaken ends the transaction of a patch whose version is not the current one any more.
+var errOvertaken = errors.New("the version that was patched is not the current one any more")
+
+// kv2Patch makes a new version of the current one and a merge patch. A large value takes long to merge, so that is done
+// here, and the transaction only checks that what was merged is still current.
 func (c *Core) kv2Patch(r *request, path string, p *kv2DataParams) (*reply, error) {
 	if err := p.validate(); err != nil {
 		return nil, err
 	}
+	for range maxPatchTries {
+		rep, err := c.kv2PatchOnce(r, path, p)
+		if !errors.Is(err, errOvertaken) {
+			return rep, err
+		}
+		if err := r.ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return nil, refuse(errConflict, "other writes to this key came first %d times: nothing was written, repeat the patch", maxPatchTries)
+}
+
+func (c *Core) kv2PatchOnce(r *request, path string, p *kv2DataParams) (*reply, error) {
 	s, now := r.mount.space(), c.now()
 	seen, err := c.loadMeta(s, path)
 	if err != nil {
@@ -276,23 +297,40 @@ func (c *Core) kv2Patch(r *request, path string, p *kv2DataParams) (*reply, erro
 	if seen == nil {
 		return nil, missing()
 	}
+	n, v := seen.version(0)
+	if v == nil || v.Destroyed || v.deleted(now) {
+		return nil, missing()
+	}
+	key := s.key(versionKey(path, n))
+	old, err := c.engine.Get(key.Keyspace, key.Key)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, errOvertaken // metadata and data are read one after the other
+	}
+	if err != nil {
+		return nil, err
+	}
+	value, err := mergePatch(old.Value, p.Data)
+	if err != nil {
+		return nil, err
+	}
 	return c.kv2Append(r, path, func(rd engine.Reader, cfg *kv2Config, meta *kv2Meta) ([]byte, error) {
-		n, v := meta.version(0)
+		current, v := meta.version(0)
 		if v == nil || v.Destroyed || v.deleted(now) {
 			return nil, missing()
 		}
 		if err := p.checkCAS(cfg, meta); err != nil {
 			return nil, err
 		}
-		old, ok, err := read(rd, s, versionKey(path, n))
-		if err != nil {
-			return nil, err
+		if current != n {
+			return nil, errOvertaken
 		}
-		if !ok {
-			return nil, missing()
+		// The number alone does not tell: a key that was removed and made again counts from one.
+		is, err := rd.Get(key.Keyspace, key.Key)
+		if errors.Is(err, storage.ErrNotFound) || err == nil && is.Digest != old.Digest {
+			return nil, errOvertaken
 		}
-		return mergePatch(old, p.Data)
-	}, []engine.Key{s.key(versionKey(path, seen.Current))})
+		return value, err
+	}, []engine.Key{key})
 }
 
 // kv2Append adds a version with the data that make returns, and lets go of those beyond max_versions.
@@ -307,6 +345,9 @@ func (c *Core) kv2Append(r *request, path string, data func(engine.Reader, *kv2C
 		}
 		meta, err := readMeta(rd, s, path)
 		if err != nil {
+			return nil, err
+		}
+		if err := r.permits(meta != nil); err != nil {
 			return nil, err
 		}
 		if meta == nil {
@@ -334,7 +375,8 @@ func (c *Core) kv2Append(r *request, path string, data func(engine.Reader, *kv2C
 	return rep, nil
 }
 
-// append adds a version and returns the versions that are one too many now.
+// append adds a version and returns the versions to let go of: the oldest of those that are one too many now, the others
+// with the versions to come.
 func (m *kv2Meta) append(cfg *kv2Config, now time.Time) (gone []uint64) {
 	m.Current++
 	m.Updated = now
@@ -347,16 +389,19 @@ func (m *kv2Meta) append(cfg *kv2Config, now time.Time) (gone []uint64) {
 	switch {
 	case m.MaxVersions > 0:
 		keep = uint64(m.MaxVersions)
-		if err := r.permits(meta != nil); err != nil {
-			return nil, err
-		}
 	case cfg.MaxVersions > 0:
 		keep = uint64(cfg.MaxVersions)
 	}
+	keep = min(keep, maxMaxVersions)
 	for n := range m.Versions {
 		if n+keep <= m.Current {
 			gone = append(gone, n)
 		}
+	}
+	slices.Sort(gone)
+	gone = gone[:min(len(gone), maxGone)]
+	for _, n := range gone {
+		delete(m.Versions, n)
 	}
 	m.Oldest = m.Current
 	for n := range m.Versions {
@@ -394,18 +439,12 @@ func readConfig(rd engine.Reader, s space) (*kv2Config, error) {
 func readMeta(rd engine.Reader, s space, path string) (*kv2Meta, error) {
 	value, ok, err := read(rd, s, metaKey(path))
 	if err != nil || !ok {
-	keep = min(keep, maxMaxVersions)
 		return nil, err
 	}
 	return decodeMeta(path, value)
 }
 
 func putMeta(s space, path string, m *kv2Meta) ([]engine.Write, error) {
-	slices.Sort(gone)
-	gone = gone[:min(len(gone), maxGone)]
-	for _, n := range gone {
-		delete(m.Versions, n)
-	}
 	value, err := marshal(m)
 	if err != nil {
 		return nil, err
