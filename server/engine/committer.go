@@ -158,7 +158,6 @@ func (c *committer) publish(g *group) {
 	e := c.e
 	e.applyMu.Lock()
 	e.state.Apply(g.entries, g.totals, c.last, c.chain)
-	e.applyMu.Unlock()
 	for sub, p := range g.cursors {
 		e.state.SetCursor(sub, p)
 	}
@@ -169,6 +168,7 @@ func (c *committer) publish(g *group) {
 		e.system.Add(1)
 	}
 	e.place.move(c.last, c.chain, g.cursors)
+	e.applyMu.Unlock()
 	e.askIfFull()
 }
 
@@ -202,6 +202,7 @@ func (c *committer) pause(d time.Duration) {
 func (c *committer) awaitCheckpoint(limit int64) {
 	for {
 		finished := c.e.stats.nextCheckpoint()
+		c.e.askIfFull() // the group that filled the table came while a checkpoint ran, and asked for none
 		if active, running := c.e.state.TableBytes(); active < limit || !running && active < 2*limit {
 			return
 		}

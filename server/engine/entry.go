@@ -16,6 +16,10 @@ const (
 
 	groupEntries = 1024
 	groupBytes   = 4 << 20
+	// A frame's header has room for the totals of about 18,000 keyspaces. A group takes no more once it touches groupKeyspaces: the last
+	// transaction may add maxWrites. A frame lists all keyspaces only up to frameKeyspaces.
+	groupKeyspaces = 8192
+	frameKeyspaces = 8192
 )
 
 // prepared is an entry with what its sequencing needs: digests of new values, and what was known of the old ones beforehand.

@@ -256,10 +256,11 @@ func (l *ledger) retire(g *group) {
 	}
 }
 
-// list returns the totals that a group's frame carries, in order of id: of what it touched, or of all keyspaces.
+// list returns the totals that a group's frame carries, in order of id: of what it touched, or of all keyspaces, unless those are too many for
+// a frame's header; the note before each segment has them in any case.
 func (l *ledger) list(touched map[storage.KeyspaceID]struct{}, all bool) []storage.KeyspaceTotal {
 	var out []storage.KeyspaceTotal
-	if all {
+	if all && len(l.totals) <= frameKeyspaces {
 		out = make([]storage.KeyspaceTotal, 0, len(l.totals))
 		for _, t := range l.totals {
 			out = append(out, t)

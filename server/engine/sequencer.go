@@ -94,7 +94,7 @@ func (s *sequencer) run(ctx context.Context) {
 func (s *sequencer) idle() bool { return len(s.cur.entries) == 0 && len(s.inflight) == 0 }
 
 func (s *sequencer) room() bool {
-	return s.alone == nil && len(s.cur.entries) < groupEntries && s.cur.bytes < groupBytes
+	return s.alone == nil && len(s.cur.entries) < groupEntries && s.cur.bytes < groupBytes && len(s.cur.touched) < groupKeyspaces
 }
 
 func (s *sequencer) take(j *job) {
@@ -252,11 +252,14 @@ func (s *sequencer) runAlone(run context.Context) {
 // fail answers everybody whose work is not durable; what was only pending is gone.
 func (s *sequencer) fail() {
 	err := s.e.life.refusal()
-	groups := append(s.inflight, s.cur)
-	for _, g := range groups {
+	handedOver := fmt.Errorf("%w: %w", ErrOutcomeUnknown, err) // the commit that failed may have become durable
+	for _, g := range s.inflight {
 		for _, j := range g.jobs {
-			j.answer(wal.Position{}, err)
+			j.answer(wal.Position{}, handedOver)
 		}
+	}
+	for _, j := range s.cur.jobs {
+		j.answer(wal.Position{}, err)
 	}
 	for _, w := range s.waiting {
 		w.job.answer(wal.Position{}, err)
