@@ -24,7 +24,7 @@ type SecondaryEnable struct {
 
 // EnableSecondary checks first (the primary's API address, its CA, clock, version, cluster port, disk; the first that fails is named, with what to do),
 // then spends the token, then switches to a new empty store. Nothing is cleared before the primary accepted. Repeated with the same token it goes on
-// where it was, or answers with a warning.
+// where it was, or answers with a warning. A secondary that was revoked is enrolled again so, with a new token.
 func (n *Node) EnableSecondary(ctx context.Context, k Kind, p SecondaryEnable) (warning string, err error) {
 	n.admin.Lock()
 	defer n.admin.Unlock()
@@ -35,7 +35,7 @@ func (n *Node) EnableSecondary(ctx context.Context, k Kind, p SecondaryEnable) (
 	if Kind(claims.Kind) != k {
 		return "", refuse("the token activates a %s secondary: use sys/replication/%s/secondary/enable", claims.Kind, claims.Kind)
 	}
-	if set := n.set(k); set != nil && set.Mode == Secondary && set.JTI == claims.ID {
+	if set := n.set(k); set != nil && set.Mode == Secondary && set.JTI == claims.ID && !n.Revoked(k) {
 		return "This cluster was activated by this token already; nothing was changed.", nil
 	}
 	if err := n.mayBecomeSecondary(k); err != nil {
@@ -59,14 +59,19 @@ func (n *Node) EnableSecondary(ctx context.Context, k Kind, p SecondaryEnable) (
 	return warning, nil
 }
 
+// anew is what an operator can do where this version has no call that ends a part in a set.
+const anew = "stop this server, move its data directory away, and start it anew"
+
 // mayBecomeSecondary checks the allowed combinations (DESIGN 8).
 func (n *Node) mayBecomeSecondary(k Kind) error {
-	if set := n.set(k); set != nil {
-		return refuse("%s replication is not disabled here (mode %s): disable it first", k, n.Mode(k))
-	}
 	for _, other := range kinds {
-		if set := n.set(other); set != nil {
-			return refuse("this cluster is a %s %s, and enabling a secondary begins with an empty store: disable that first", other, set.Mode)
+		set := n.set(other)
+		switch {
+		case set == nil || other == k && n.Revoked(k):
+		case other == k && set.Mode == Secondary:
+			return refuse("this cluster is a %s secondary already: to enrol it again, revoke it on its primary first (sys/replication/%s/primary/revoke-secondary), or %s", k, k, anew)
+		default:
+			return refuse("this cluster is a %s %s, and enabling a secondary begins with an empty store: this version cannot disable that; %s", other, set.Mode, anew)
 		}
 	}
 	return nil

@@ -88,7 +88,7 @@ func TestEnableSecondaryRefusesParametersAndRoles(t *testing.T) {
 	q := newStation(t)
 	q.mustEnable(Performance)
 	_, err = q.EnableSecondary(ctx, DR, SecondaryEnable{Token: text})
-	wantRefused(t, err, "disable that first")
+	wantRefused(t, err, "move its data directory away")
 }
 
 func TestAnErrorOfThePrimaryIsToldAsVaultTellsIt(t *testing.T) {

@@ -19,7 +19,7 @@ func (s *station) switchedTo() *station {
 	if err := engine.Create(dir, c.id, c.notes); err != nil {
 		s.t.Fatal(err)
 	}
-	out := &station{t: s.t, e: enginetest.Open(s.t, dir, c.role), clock: s.clock, logged: s.logged, cfg: s.cfg, stop: func() {}, switched: make(chan switchCall, 1)}
+	out := &station{t: s.t, e: enginetest.Open(s.t, dir, c.role), clock: s.clock, logged: s.logged, cfg: s.cfg, stop: func() {}, switched: s.switched}
 	out.cfg.Engine = out.e
 	out.reload()
 	return out
@@ -76,9 +76,23 @@ func TestALifeFromTokenToRevocation(t *testing.T) {
 			}
 			eventually(t, "recover starts its life again", func() bool { return s.link[k].get().Started.After(started) })
 			eventually(t, "it is told why it is not let in", func() bool {
-				reason, _ := s.Status(k)["reason"].(string)
-				return strings.Contains(reason, "new activation token")
+				st := s.Status(k)
+				reason, _ := st["reason"].(string)
+				return st["state"] == "idle" && strings.Contains(reason, "new activation token") && s.Revoked(k)
 			})
+			if logged := s.logged.String(); strings.Contains(logged, "recover starts it again") {
+				t.Errorf("a revoked secondary's log advises recover: %s", logged)
+			}
+
+			if _, err := s.EnableSecondary(ctx, k, SecondaryEnable{Token: p.mustToken(k, "eu")}); err != nil {
+				t.Fatalf("enrolling it again: %v", err)
+			}
+			s.stop()
+			s = s.switchedTo()
+			s.run()
+			eventually(t, "enrolled again it streams with an equal root", equal)
+			_, err := s.EnableSecondary(ctx, k, SecondaryEnable{Token: p.mustToken(k, "us")})
+			wantRefused(t, err, "revoke it on its primary first")
 		})
 	}
 }

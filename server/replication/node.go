@@ -163,6 +163,13 @@ func (n *Node) Mode(k Kind) Mode {
 	}
 }
 
+// Revoked reports whether this cluster is a secondary of a set that stopped because its primary does not know it any more. Only then
+// EnableSecondary takes another token for the set.
+func (n *Node) Revoked(k Kind) bool {
+	set := n.set(k)
+	return set != nil && set.Mode == Secondary && n.link[k].get().Machine.Revoked
+}
+
 // set returns the configuration of a set, nil when this cluster has no part in it.
 func (n *Node) set(k Kind) *setConfig {
 	n.mu.Lock()

@@ -72,7 +72,7 @@ func place(f *feederPlace, c *callerPlace) Answer {
 		return a
 	}
 	if len(c.Identity) > 0 && compareHistories(c.Identity, c.Log) == historyNewer {
-		return Answer{Kind: Superseded, Reason: "another cluster with this secondary's identity was promoted after this one's last epoch: disable this one, or point it at that cluster"}
+		return Answer{Kind: Superseded, Reason: "another cluster with this secondary's identity was promoted after this one's last epoch: stop this one"}
 	}
 	if a := judge(f.History, c.History); a.Kind != NoAnswer {
 		return a
@@ -81,7 +81,7 @@ func place(f *feederPlace, c *callerPlace) Answer {
 		return Answer{Kind: Bootstrap, Reason: "the secondary is empty"}
 	}
 	if f.Kind == DR && (len(f.History) == 0 || c.Lineage != f.History[0].Lineage) {
-		return Answer{Kind: Refuse, Reason: "the secondary's data come from another log (lineage): only secondary/disable and secondary/enable with a new token, which wipes it, make it a member of this set"}
+		return Answer{Kind: Refuse, Reason: "the secondary's data come from another log (lineage): revoke it on the primary, then secondary/enable here with a new token, which begins with an empty store, makes it a member of this set"}
 	}
 	return locate(f, c)
 }

@@ -78,7 +78,7 @@ func (a *primaryAPI) trust(ctx context.Context) (*health, error) {
 func (n *Node) reachCluster(ctx context.Context, k Kind, a *primaryAPI, l *lookedUp) error {
 	l.ClusterAddrs = cleanAddrs(l.ClusterAddrs)
 	if len(l.ClusterAddrs) == 0 {
-		return refuse("check failed: cluster port. The primary tells no cluster address: set cluster_addr in its configuration, or disable and enable it with primary_cluster_addr. The token was not used")
+		return refuse("check failed: cluster port. The primary tells no cluster address: set cluster_addr in its configuration and restart it. The token was not used")
 	}
 	var all error
 	for _, addr := range l.ClusterAddrs {

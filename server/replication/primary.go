@@ -33,7 +33,7 @@ func (n *Node) EnablePrimary(ctx context.Context, k Kind, primaryClusterAddr str
 		return alreadyPrimary(set, primaryClusterAddr)
 	}
 	if dr := n.set(DR); dr != nil && dr.Mode == Secondary {
-		return "", refuse("this cluster is a DR secondary, which takes no other part in replication: promote it first")
+		return "", refuse("this cluster is a DR secondary, which takes no other part in replication, and this version cannot promote it; to make a primary of this server, %s", anew)
 	}
 	set, err := n.newPrimary(ctx, k, primaryClusterAddr)
 	if err != nil {
@@ -53,9 +53,9 @@ func (n *Node) EnablePrimary(ctx context.Context, k Kind, primaryClusterAddr str
 func alreadyPrimary(set *setConfig, addr string) (string, error) {
 	switch {
 	case set.Mode == Secondary:
-		return "", refuse("this cluster is a %s secondary: promote it, or disable replication here first", set.Kind)
+		return "", refuse("this cluster is a %s secondary, and this version cannot promote it; to make a primary of this server, %s", set.Kind, anew)
 	case set.ClusterAddr != addr:
-		return "", refuse("this cluster is the %s primary already, with primary_cluster_addr %q: disable it first to change that", set.Kind, set.ClusterAddr)
+		return "", refuse("this cluster is the %s primary already, with primary_cluster_addr %q, which this version cannot change: leave primary_cluster_addr as it is", set.Kind, set.ClusterAddr)
 	}
 	return fmt.Sprintf("This cluster is the primary of %s set %s already; nothing was changed.", set.Kind, set.Set), nil
 }

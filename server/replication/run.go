@@ -94,7 +94,11 @@ func (n *Node) live(ctx context.Context, k Kind) {
 		n.link[k].update(func(l *linkState) { l.Started = n.now() })
 		err := n.follow(life, k)
 		if ctx.Err() == nil && !errors.Is(context.Cause(life), errRecover) {
-			log.Error("the subscription ended; POST sys/replication/recover starts it again", "error", err)
+			if n.Revoked(k) {
+				log.Error("the primary revoked this secondary; POST sys/replication/"+string(k)+"/secondary/enable with a new activation token enrols it again", "error", err)
+			} else {
+				log.Error("the subscription ended; POST sys/replication/recover starts it again", "error", err)
+			}
 			n.link[k].update(func(l *linkState) {
 				if l.Machine.Name != StateIdle {
 					l.Machine = State{Name: StateIdle, Reason: fmt.Sprint(err)}

@@ -160,7 +160,7 @@ func (l *life) do(a Action) {
 		l.reindex()
 	case DoRewind:
 		l.session.tell(Event{Kind: Failed, Reason: "this version cannot take back entries that the primary does not have (" + a.Reason +
-			"): keep a copy of this cluster's data, then disable and enable it as a secondary anew"})
+			"): " + anew + ", then enable it as a secondary with a new activation token"})
 	case DoBackOff:
 		l.timer.Reset(Delay(min(max(a.N, l.fails), maxAttempt), rand.Float64()))
 	case DoDisconnect:

@@ -26,6 +26,7 @@ type State struct {
 	Name StateName
 
 	Reason     string // idle: why, and what to do
+	Revoked    bool   // idle: because the primary does not know this secondary any more
 	Reindexing bool   // merkle-diff: the index is being rebuilt first; the diff follows
 
 	// Attempt counts failed attempts to reach the primary since the last answer: connecting and bootstrapping.
@@ -52,6 +53,7 @@ func (s State) String() string {
 		}
 	}
 	add(s.Reindexing, "reindexing")
+	add(s.Revoked, "revoked")
 	add(s.Connected, "connected")
 	add(s.Waiting, "waiting")
 	add(s.Attempt > 0, "attempt=%d", s.Attempt)

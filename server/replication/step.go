@@ -8,7 +8,9 @@ func Step(s State, e Event) (State, []Action) {
 		return State{Name: StateDisabled}, []Action{{Kind: DoDisconnect}}
 	case Revoked:
 		if s.Name != StateDisabled {
-			return stop(s, orElse(e.Reason, "this secondary was revoked: it needs a new activation token"))
+			n, acts := stop(s, orElse(e.Reason, "this secondary was revoked: it needs a new activation token"))
+			n.Revoked = true
+			return n, acts
 		}
 	case Failed:
 		if s.Name != StateDisabled && s.Name != StateIdle {

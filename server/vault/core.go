@@ -61,6 +61,7 @@ type Core struct {
 // node is what the core asks of replication.Node; tests put a loopback between two cores in its place.
 type node interface {
 	Mode(k replication.Kind) replication.Mode
+	Revoked(k replication.Kind) bool
 	Status(k replication.Kind) map[string]any
 	EnablePrimary(ctx context.Context, k replication.Kind, primaryClusterAddr string) (string, error)
 	SecondaryToken(ctx context.Context, k replication.Kind, id string, ttl time.Duration) (*replication.Activation, error)
@@ -116,6 +117,11 @@ func (c *Core) mode(k replication.Kind) replication.Mode {
 		return n.Mode(k)
 	}
 	return replication.Disabled
+}
+
+func (c *Core) revoked(k replication.Kind) bool {
+	n := c.node.Load()
+	return n != nil && n.Revoked(k)
 }
 
 func (c *Core) ServeHTTP(w http.ResponseWriter, h *http.Request) {

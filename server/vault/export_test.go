@@ -16,6 +16,8 @@ type NoSets struct{ node }
 
 func (NoSets) Mode(replication.Kind) replication.Mode { return replication.Disabled }
 
+func (NoSets) Revoked(replication.Kind) bool { return false }
+
 func (NoSets) Status(replication.Kind) map[string]any {
 	return map[string]any{"mode": string(replication.Disabled)}
 }

@@ -57,7 +57,7 @@ func (c *Core) gate(rt *route) error {
 	switch {
 	case drMode == replication.Bootstrapping || perfMode == replication.Bootstrapping:
 		return refuse(errUnavailable, "this cluster is being filled from its primary: wait until sys/replication/status shows mode secondary, then repeat")
-	case drMode == replication.Secondary && flags&onDR == 0:
+	case drMode == replication.Secondary && flags&onDR == 0 && (flags&onRevoked == 0 || !c.revoked(dr)):
 		return refuse(errInvalid, "path disabled in replication DR secondary mode")
 	}
 	ready, err := c.initialised()

@@ -7,12 +7,13 @@ type handler func(c *Core, r *request) (*reply, error)
 
 // flags of a route.
 const (
-	open     = 1 << iota // needs no token: nothing is told that it should not, or the handler authorises by itself
-	anyToken             // a valid token suffices, whatever its policies say: the handler looks at them
-	sudo                 // needs the sudo capability too
-	onDR                 // served on a DR secondary
-	early                // served before the cluster is initialised and while it is filled
-	toShared             // writes replicated scope: a performance secondary forwards it
+	open      = 1 << iota // needs no token: nothing is told that it should not, or the handler authorises by itself
+	anyToken              // a valid token suffices, whatever its policies say: the handler looks at them
+	sudo                  // needs the sudo capability too
+	onDR                  // served on a DR secondary
+	onRevoked             // served on a DR secondary that its primary revoked
+	early                 // served before the cluster is initialised and while it is filled
+	toShared              // writes replicated scope: a performance secondary forwards it
 )
 
 // route is one line of the table. The path's '*' stands for one or more whole segments.
@@ -91,7 +92,7 @@ func routeTable() []route {
 		{"POST", rep + "dr/primary/enable", 0, in(enablePrimary(dr, false)), nil},
 		{"POST", rep + "dr/primary/secondary-token", sudo, in(secondaryToken(dr)), nil},
 		{"POST", rep + "dr/primary/revoke-secondary", 0, in(revokeSecondary(dr)), nil},
-		{"POST", rep + "dr/secondary/enable", 0, in(enableSecondary(dr, false)), nil},
+		{"POST", rep + "dr/secondary/enable", onRevoked, in(enableSecondary(dr, false)), nil},
 
 		{"POST", legacy + "primary/enable", 0, in(enablePrimary(performance, true)), nil},
 		{"GET POST", legacy + "primary/secondary-token", sudo, in(secondaryToken(performance)), nil},

@@ -23,6 +23,7 @@ type part struct {
 	dr, performance replication.Mode
 	primary         *vault.Core
 	away, late      bool
+	revoked         bool
 
 	mu    sync.Mutex
 	calls []string
@@ -46,6 +47,10 @@ func (p *part) Status(k replication.Kind) map[string]any {
 		m["cluster_id"], m["known_secondaries"], m["last_wal"], m["merkle_root"] = string(k)+"-set", []string{}, 7, "00"
 	}
 	return m
+}
+
+func (p *part) Revoked(k replication.Kind) bool {
+	return p.revoked && p.Mode(k) == replication.Secondary
 }
 
 func (p *part) note(format string, args ...any) {
@@ -190,6 +195,22 @@ func TestDRSecondaryServesOnlyItself(t *testing.T) {
 		{"preflight", "GET", "sys/internal/ui/mounts/kv/x", "", "", 400, disabled},
 		{"other roles", "PUT", "sys/replication/performance/primary/enable", `{}`, "", 400, disabled},
 		{"nonsense", "GET", "nonsense", "", "none", 400, disabled},
+	})
+}
+
+func TestARevokedDRSecondaryTakesANewToken(t *testing.T) {
+	c := ready(t)
+	p := &part{dr: replication.Secondary}
+	vault.SetNode(c.core, p)
+	const enable = "sys/replication/dr/secondary/enable"
+	disabled := map[string]string{"errors": `["path disabled in replication DR secondary mode"]`}
+	c.story(t, []step{{"while the primary knows it", "PUT", enable, `{"token":"x"}`, "", 400, disabled}})
+	p.revoked = true
+	c.story(t, []step{
+		{"without a Vault token", "PUT", enable, `{"token":"x"}`, "none", 403, nil},
+		{"with one", "PUT", enable, `{"token":"x"}`, "", 200, map[string]string{"warnings": `["filling"]`}},
+		{"another set", "PUT", "sys/replication/performance/secondary/enable", `{"token":"x"}`, "", 400, disabled},
+		{"a read", "GET", "kv/x", "", "", 400, disabled},
 	})
 }
 
