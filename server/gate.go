@@ -84,7 +84,16 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.requests.Done()
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	defer context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })()
+	body, _ := r.Body.(*patientBody)
+	if body != nil {
+		body.ctx = ctx
+	}
+	defer context.AfterFunc(s.ctx, func() {
+		cancel(context.Cause(s.ctx))
+		if body != nil { // a slow client must not hold up the end of a role
+			body.end()
+		}
+	})()
 	s.core.ServeHTTP(w, r.WithContext(ctx))
 }
 

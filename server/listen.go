@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -134,11 +135,18 @@ func (p patience) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type patientBody struct {
 	io.ReadCloser
 	control *http.ResponseController
+	ctx     context.Context // of the core that reads it; nil until one does
 }
+
+// end makes a read under way, and every later one, fail once ctx has ended.
+func (b *patientBody) end() { _ = b.control.SetReadDeadline(time.Now()) }
 
 func (b *patientBody) Read(p []byte) (int, error) {
 	// A connection without deadlines is one of a test's; it has no slow client.
 	_ = b.control.SetReadDeadline(time.Now().Add(bodyReadTimeout))
+	if b.ctx != nil && b.ctx.Err() != nil { // looked at after the deadline was set, so that end is never undone unseen
+		return 0, context.Cause(b.ctx)
+	}
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
 		_ = b.control.SetReadDeadline(time.Time{})
