@@ -111,9 +111,7 @@ func (n *Node) primaryStatus(k Kind, out map[string]any) {
 		}
 	}
 	out["known_secondaries"], out["secondaries"] = ids, secondaries
-	if len(refused) > 0 {
-		out["refused_activations"] = refused
-	}
+	out["refused_activations"] = refused
 }
 
 // secondaryOf is one element of secondaries.
