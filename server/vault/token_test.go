@@ -225,13 +225,17 @@ func TestOnePolicyNamedLikeTwoIsNotThose(t *testing.T) {
 	c.must(204, "PUT", "kv/x", `{"a":1}`)
 	c.must(204, "PUT", "sys/policies/acl/pa", `{"policy":"path \"kv/x\" { policy = \"read\" }"}`)
 	c.must(204, "PUT", "sys/policies/acl/pb", `{"policy":"path \"kv/y\" { policy = \"read\" }"}`)
+	// All tokens come first: what is remembered of policies is forgotten with the next write to tokens or policies.
 	two := c.token(`{"policies":["pa","pb"],"no_default_policy":true}`)
+	one := map[string]string{}
+	for _, name := range []string{`pa,pb`, `pa\u0000pb`, `pa\" \"pb`} {
+		one[name] = c.token(`{"policies":["` + name + `"],"no_default_policy":true}`)
+	}
 	if g := c.call("GET", "kv/x", two, ""); g.status != 200 {
 		t.Fatalf("two policies: %v", g)
 	}
-	for _, name := range []string{`pa,pb`, `pa\u0000pb`, `pa\" \"pb`} {
-		one := c.token(`{"policies":["` + name + `"],"no_default_policy":true}`)
-		if g := c.call("GET", "kv/x", one, ""); g.status != 403 {
+	for name, token := range one {
+		if g := c.call("GET", "kv/x", token, ""); g.status != 403 {
 			t.Errorf("one policy %s: got %v, want 403", name, g)
 		}
 	}
