@@ -17,6 +17,7 @@ type diskInfo struct {
 	leaves  *merkle.Leaves
 	entry   []byte // its bytes in the bucket keyspaces; nil when it is not there yet
 	suspect bool   // leaves do not add up to the total
+	unread  []byte // low key of the first leaf that could not be read when the file was opened
 }
 
 // loaded is what Open reads of a file.
@@ -67,7 +68,7 @@ func loadFile(f *boltfile.File) (*loaded, error) {
 	}
 	for id, d := range l.keyspaces {
 		var ok bool
-		d.leaves, ok = loadLeaves(f, id)
+		d.leaves, d.unread, ok = loadLeaves(f, id)
 		d.suspect = !ok || d.leaves.Total() != d.total
 		l.mark.ReindexNeeded = l.mark.ReindexNeeded || d.suspect
 	}
@@ -84,9 +85,9 @@ func checkFormat(path string, b []byte) error {
 	return nil
 }
 
-// loadLeaves reads a keyspace's leaves; ok is false when some cannot be read or are out
-// of order: the index is then to be rebuilt, which needs only the rows.
-func loadLeaves(f *boltfile.File, id KeyspaceID) (l *merkle.Leaves, ok bool) {
+// loadLeaves reads a keyspace's leaves; ok is false when some cannot be read (unread is
+// the low key of the first) or are out of order: the index is then to be rebuilt, which needs only the rows.
+func loadLeaves(f *boltfile.File, id KeyspaceID) (l *merkle.Leaves, unread []byte, ok bool) {
 	ok = true
 	err := f.View(func(tx *bolt.Tx) error {
 		b := tx.Bucket(bucketName(prefixLeaves, id))
@@ -104,6 +105,9 @@ func loadLeaves(f *boltfile.File, id KeyspaceID) (l *merkle.Leaves, ok bool) {
 					k, v = c.Next()
 					return leaf, true
 				}
+				if ok {
+					unread = append([]byte{}, k...)
+				}
 				ok = false
 			}
 			return merkle.Leaf{}, false
@@ -112,9 +116,9 @@ func loadLeaves(f *boltfile.File, id KeyspaceID) (l *merkle.Leaves, ok bool) {
 		return nil
 	})
 	if err != nil || l == nil {
-		return merkle.NewLeaves(), false
+		return merkle.NewLeaves(), nil, false
 	}
-	return l, ok
+	return l, unread, ok
 }
 
 func bucketName(prefix byte, id KeyspaceID) []byte {

@@ -141,6 +141,11 @@ func Open(o Options) (*State, error) {
 		_ = f.Close()
 		return nil, fmt.Errorf("open state: %w", err)
 	}
+	for id, d := range s.disk {
+		if d.suspect {
+			s.found(id, d.unread, "its leaves hold %d records of %d, or others: the range index must be rebuilt", d.leaves.Total().Count, d.total.Count)
+		}
+	}
 	return s, nil
 }
 

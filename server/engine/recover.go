@@ -142,7 +142,8 @@ func (r *recovery) openState() error {
 		return err
 	}
 	r.e.state = r.state
-	if r.report.ReindexNeeded = r.state.Mark().ReindexNeeded; r.report.ReindexNeeded {
+	if r.report.ReindexNeeded = r.state.Mark().ReindexNeeded; r.report.ReindexNeeded && len(r.e.damaged.ch) == 0 {
+		// Not found now, with a place, but noted before: by a checkpoint, or by a reindex that was interrupted.
 		r.e.damaged.found(storage.Damage{File: r.e.path(stateFile), What: "the range index does not add up to the digests and must be rebuilt: reindex"})
 	}
 	return nil
