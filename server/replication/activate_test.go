@@ -84,7 +84,7 @@ func TestEnableSecondaryRefusesParametersAndRoles(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) { wantRefused(t, err, tt.says) })
 	}
 	_, err := p.EnableSecondary(ctx, DR, SecondaryEnable{Token: text})
-	wantRefused(t, err, "not disabled here")
+	wantRefused(t, err, "move its data directory away")
 	q := newStation(t)
 	q.mustEnable(Performance)
 	_, err = q.EnableSecondary(ctx, DR, SecondaryEnable{Token: text})

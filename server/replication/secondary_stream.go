@@ -517,14 +517,17 @@ func (sub *subscription) took(batches []*batch) {
 	sub.l.progress.Store(true)
 	sub.wakeAcks()
 	sub.mu.Lock()
-	newest, clock := sub.newest, sub.clock
+	newest, clock := sub.newest, time.Unix(0, sub.clock)
+	if sub.clock == 0 { // no heartbeat yet on this connection
+		clock = sub.l.n.now()
+	}
 	sub.mu.Unlock()
 	sub.l.n.link[sub.l.kind].update(func(s *linkState) {
 		s.LastRemote = last.End.Index
 		s.LagEntries = newest.Index - min(newest.Index, last.End.Index)
 		s.LagTime = 0
 		if s.LagEntries > 0 && !sub.written.IsZero() {
-			s.LagTime = max(0, time.Unix(0, clock).Sub(sub.written))
+			s.LagTime = max(0, clock.Sub(sub.written))
 		}
 		s.Primary.CanaryAge = s.LagTime
 	})

@@ -199,7 +199,11 @@ func (l *linkState) reason() string {
 func (n *Node) lag(l *linkState, cursor uint64, out map[string]any) {
 	out["lag_entries"] = sub(l.RemoteEnd.Index, cursor)
 	out["lag_bytes"] = l.LagBytes
-	out["lag_ms"] = uint64(max(l.LagTime.Milliseconds(), 0))
+	lag := l.LagTime
+	if l.Connection != "ready" && !l.Primary.LastHeartbeat.IsZero() { // what the primary has written since cannot be known: all of that time counts
+		lag += n.now().Sub(l.Primary.LastHeartbeat)
+	}
+	out["lag_ms"] = uint64(max(lag.Milliseconds(), 0))
 	out["verified_index"] = l.Verified
 	if !l.VerifiedAt.IsZero() {
 		out["verified_age_ms"] = uint64(max(n.now().Sub(l.VerifiedAt).Milliseconds(), 0))

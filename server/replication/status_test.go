@@ -207,6 +207,12 @@ func TestStatusOfASecondary(t *testing.T) {
 		want(t, got["primaries"].([]any)[0].(map[string]any), map[string]any{
 			"connection_status": "connected", "last_heartbeat_duration_ms": "21", "clock_skew_ms": "0", "api_address": "https://10.1.0.5:8200",
 		})
+		s.link[k].update(func(l *linkState) {
+			l.Connection, l.Primary.LastHeartbeat = "transient_failure", s.now().Add(-time.Hour)
+		})
+		if lag := decoded(t, s.Status(k))["lag_ms"].(float64); lag < 3_600_000 {
+			t.Errorf("%s: lag an hour after the last heartbeat: got %v ms, want all of it", k, lag)
+		}
 		s.reload()
 		if s.Mode(k) != Secondary {
 			t.Errorf("%s: mode after a restart: got %s, want %s", k, s.Mode(k), Secondary)
