@@ -30,9 +30,6 @@ reads: lockstep check does.
 
 var walDumpCommand = command{"wal dump", "print a stopped node's log", walDumpHelp, runWALDump}
 
-// frame is a frame of the log; nil where there is none.
-type frame = *wal.Frame
-
 // dump is what of a log is printed, and how.
 type dump struct {
 	from, to uint64
