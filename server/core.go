@@ -127,7 +127,10 @@ func logReport(log hclog.Logger, gen *Generation, r engine.Report) {
 		log.Warn("the log was damaged and was set aside; its place is found again by sync", "file", r.LogSetAside)
 		logDamage(log, r.LogDamage)
 	}
-	if r.ReindexNeeded {
+	switch {
+	case r.ReindexInterrupted:
+		log.Warn("a reindex was interrupted and begins again")
+	case r.ReindexNeeded:
 		log.Warn("the index does not agree with the records: reindex is needed")
 	}
 }

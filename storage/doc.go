@@ -75,7 +75,7 @@
 //
 // The mark is written by every transaction:
 //
-//	 1  flags: 1 a sync follows, 2 the range index must be rebuilt
+//	 1  flags: 1 a sync follows, 2 the range index must be rebuilt, 4 a rebuild has begun
 //	24  applied: fork, index
 //	32  chain hash of the frame there
 //	 8  consistent at

@@ -167,6 +167,7 @@ func summaryOf(id KeyspaceID, entry []byte) merkle.Digest {
 const (
 	markSync = 1 << iota
 	markReindex
+	markReindexing
 )
 
 // Limits on what a mark may hold.
@@ -183,6 +184,7 @@ type Mark struct {
 	Cursors       map[string]wal.Position // per subscription, as of Applied
 	Sync          *SyncState              // a sync that has not ended
 	ReindexNeeded bool                    // leaves do not add up to the totals: records are to be hashed anew
+	Reindexing    bool                    // a reindex has begun and has not ended: why leaves may not add up
 }
 
 // SyncState is how far a sync has come; it survives restarts.
@@ -203,6 +205,9 @@ func encodeMark(m *Mark, keyspaces merkle.Total) []byte {
 	}
 	if m.ReindexNeeded {
 		flags |= markReindex
+	}
+	if m.Reindexing {
+		flags |= markReindexing
 	}
 	b := appendPosition([]byte{flags}, m.Applied)
 	b = append(b, m.Chain[:]...)
@@ -235,6 +240,7 @@ func decodeMark(b []byte) (m Mark, keyspaces merkle.Total, err error) {
 	r := &reader{b: b[:len(b)-4], what: "mark"}
 	flags := r.byte()
 	m.ReindexNeeded = flags&markReindex != 0
+	m.Reindexing = flags&markReindexing != 0
 	m.Applied = r.position()
 	copy(m.Chain[:], r.take(32))
 	m.ConsistentAt = r.uint64()

@@ -14,7 +14,7 @@ import (
 // Reindex hashes every record anew, rewrites stored digests that do not match, and rebuilds leaves and totals
 // from them: the digests then tell the truth about the records, so that a diff finds what is wrong. It returns how many records' stored digests were wrong.
 // Totals as of the newest applied entry are computed anew too, what waits in the tables included. Interrupted by ctx or a crash it leaves
-// Mark().ReindexNeeded. Rows out of order, which no digest can mend, are a *Damage.
+// Mark().ReindexNeeded and Mark().Reindexing. Rows out of order, which no digest can mend, are a *Damage.
 func (s *State) Reindex(ctx context.Context, progress func(done, total uint64)) (uint64, error) {
 	s.work.Lock()
 	defer s.work.Unlock()
@@ -43,7 +43,7 @@ type reindexer struct {
 func (r *reindexer) run(ctx context.Context) error {
 	s := r.s
 	mark := s.written.clone()
-	mark.ReindexNeeded = true
+	mark.ReindexNeeded, mark.Reindexing = true, true
 	if err := s.update(&mark, func(*fileTx) error { return nil }); err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (r *reindexer) run(ctx context.Context) error {
 		}
 	}
 	mark = s.written.clone()
-	mark.ReindexNeeded = false
+	mark.ReindexNeeded, mark.Reindexing = false, false
 	if err := s.update(&mark, func(*fileTx) error { return nil }); err != nil {
 		return err
 	}
@@ -261,7 +261,7 @@ func (t *fileTx) storeLeaves(id KeyspaceID, leaves *merkle.Leaves, from string) 
 // entry from it and the tables.
 func (s *State) publishReindexed() error {
 	mark := s.mark.clone()
-	mark.ReindexNeeded = false
+	mark.ReindexNeeded, mark.Reindexing = false, false
 	view, err := s.newView(&mark)
 	if err != nil {
 		s.failed = fmt.Errorf("the state cannot read what it wrote and must be opened again: %w", err)

@@ -142,7 +142,7 @@ func Open(o Options) (*State, error) {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
 	for id, d := range s.disk {
-		if d.suspect {
+		if d.suspect && !s.written.Reindexing { // a rebuild that was interrupted leaves such leaves
 			s.found(id, d.unread, "its leaves hold %d records of %d, or others: the range index must be rebuilt", d.leaves.Total().Count, d.total.Count)
 		}
 	}

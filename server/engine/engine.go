@@ -124,14 +124,15 @@ func (c Config) validate() error {
 
 // Report tells what Open found and did.
 type Report struct {
-	WAL            wal.Report
-	Replayed       uint64 // entries
-	OutcomeUnknown uint64 // verified entries of the last frame, which nobody may have been told of; kept
-	ReindexNeeded  bool
-	LogSetAside    string      // a damaged log of a secondary that was moved aside (path): its place is found again by sync
-	LogDamage      []LogDamage // what was wrong in it, as far as that can be told
-	StateSetAside  string      // a state file of a DR secondary that cannot be read, moved aside (path): it is filled again by sync
-	Took           time.Duration
+	WAL                wal.Report
+	Replayed           uint64 // entries
+	OutcomeUnknown     uint64 // verified entries of the last frame, which nobody may have been told of; kept
+	ReindexNeeded      bool
+	ReindexInterrupted bool        // a reindex had begun: it is to be done again
+	LogSetAside        string      // a damaged log of a secondary that was moved aside (path): its place is found again by sync
+	LogDamage          []LogDamage // what was wrong in it, as far as that can be told
+	StateSetAside      string      // a state file of a DR secondary that cannot be read, moved aside (path): it is filled again by sync
+	Took               time.Duration
 }
 
 // Engine is one cluster's log and state: the one commit path of client

@@ -161,6 +161,9 @@ func (e *Engine) Reindex(ctx context.Context, progress func(stage string, done, 
 	return wrong, err
 }
 
+// ReindexInterrupted reports whether a reindex began, in this life or the one before, and has not ended.
+func (e *Engine) ReindexInterrupted() bool { return e.state.Mark().Reindexing }
+
 // rebase notes the totals here and now: those before, added up from frames, may be others than the truth.
 func (e *Engine) rebase() error {
 	if e.sync.spooling() != nil {

@@ -142,8 +142,10 @@ func (r *recovery) openState() error {
 		return err
 	}
 	r.e.state = r.state
-	if r.report.ReindexNeeded = r.state.Mark().ReindexNeeded; r.report.ReindexNeeded && len(r.e.damaged.ch) == 0 {
-		// Not found now, with a place, but noted before: by a checkpoint, or by a reindex that was interrupted.
+	mark := r.state.Mark()
+	r.report.ReindexNeeded, r.report.ReindexInterrupted = mark.ReindexNeeded, mark.Reindexing
+	if interrupted := mark.Reindexing && !r.cfg.Repairable; mark.ReindexNeeded && !interrupted && len(r.e.damaged.ch) == 0 {
+		// Not found now, with a place, but noted before: by a checkpoint, or, on a secondary, by a repair that was interrupted.
 		r.e.damaged.found(storage.Damage{File: r.e.path(stateFile), What: "the range index does not add up to the digests and must be rebuilt: reindex"})
 	}
 	return nil

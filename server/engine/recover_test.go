@@ -441,3 +441,30 @@ func TestLogDamagedUnderARunningSecondaryIsRenewedByTheNextSync(t *testing.T) {
 		})
 	}
 }
+
+// TestAnInterruptedReindexIsNoDamage interrupts a reindex after its mark is durable.
+func TestAnInterruptedReindexIsNoDamage(t *testing.T) {
+	t.Parallel()
+	for _, repairable := range []bool{false, true} {
+		t.Run(fmt.Sprintf("repairable %t", repairable), func(t *testing.T) {
+			t.Parallel()
+			e := enginetest.New(t, engine.Writer, small, func(c *engine.Config) { c.Repairable = repairable })
+			randomWrites(t, e, rand.New(rand.NewPCG(17, 18)), 100)
+			before := root(e, 0)
+			ctx, cancel := context.WithCancel(context.Background())
+			if _, err := e.Reindex(ctx, func(string, uint64, uint64) { cancel() }); !errors.Is(err, context.Canceled) {
+				t.Fatalf("reindex: got %v, want %v", err, context.Canceled)
+			}
+			e = enginetest.Reopen(t, e)
+			if !e.ReindexInterrupted() {
+				t.Error("reopening says nothing of the interrupted reindex")
+			}
+			if got := len(e.Damaged()) > 0; got != repairable {
+				t.Errorf("damage told: got %t, want %t", got, repairable)
+			}
+			if _, err := e.Reindex(enginetest.Context(t), nil); err != nil || e.ReindexInterrupted() || root(e, 0) != before {
+				t.Errorf("reindex: got %v, interrupted %t, root equal %t, want none, false, true", err, e.ReindexInterrupted(), root(e, 0) == before)
+			}
+		})
+	}
+}

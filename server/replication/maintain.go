@@ -86,8 +86,14 @@ func (n *Node) Reindex(ctx context.Context) (warning string, err error) {
 	return "The index is being rebuilt in the background: see reindex_building_progress in sys/replication/status.", nil
 }
 
-// runReindex does what Reindex asks for, until ctx ends.
+// runReindex does what Reindex asks for, until ctx ends. A reindex that the last life did not finish comes first; on a secondary it is
+// the repair of damage that does it (DamageFound).
 func (n *Node) runReindex(ctx context.Context) {
+	if n.engine.ReindexInterrupted() && !n.isSecondary() {
+		if _, err := n.Reindex(ctx); err != nil {
+			n.log.Error("the interrupted reindex did not begin again", "error", err)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():

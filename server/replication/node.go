@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -168,6 +169,14 @@ func (n *Node) Mode(k Kind) Mode {
 func (n *Node) Revoked(k Kind) bool {
 	set := n.set(k)
 	return set != nil && set.Mode == Secondary && n.link[k].get().Machine.Revoked
+}
+
+// isSecondary reports whether this cluster is a secondary of any set.
+func (n *Node) isSecondary() bool {
+	return slices.ContainsFunc(kinds, func(k Kind) bool {
+		set := n.set(k)
+		return set != nil && set.Mode == Secondary
+	})
 }
 
 // set returns the configuration of a set, nil when this cluster has no part in it.

@@ -1,12 +1,16 @@
 package cluster
 
 import (
-	"context"
+	"bufio"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Value returns a value of a size that is another for each n and generation.
@@ -15,26 +19,79 @@ func Value(n, generation, size int) string {
 	return head + strings.Repeat("v", max(0, size-len(head)))
 }
 
+// fillers write at once, each in turns of fillTurn requests that go out together: the server groups the writes of many connections, and
+// the client, which runs under the race detector, pays little for a request.
+const (
+	fillers  = 64
+	fillTurn = 16
+)
+
 // Fill writes n records of a size below a path, many at once:
 // path/000000000 and so on, with Value(i, 0, size).
 func Fill(t testing.TB, node *Node, path string, n, size int) {
 	t.Helper()
 	var next atomic.Int64
-	var failed atomic.Pointer[error]
-	var all sync.WaitGroup
-	for range 64 {
-		all.Go(func() {
-			for i := int(next.Add(1)) - 1; i < n && failed.Load() == nil; i = int(next.Add(1)) - 1 {
-				if err := node.Put(context.Background(), Key(path, i), Value(i, 0, size)); err != nil {
-					failed.Store(&err)
+	var all errgroup.Group
+	for range fillers {
+		all.Go(func() error {
+			w, err := node.pipeline()
+			if err != nil {
+				return err
+			}
+			defer w.conn.Close()
+			for {
+				from := int(next.Add(fillTurn)) - fillTurn
+				if from >= n {
+					return nil
+				}
+				if err := w.putAll(path, from, min(from+fillTurn, n), size); err != nil {
+					return err
 				}
 			}
 		})
 	}
-	all.Wait()
-	if err := failed.Load(); err != nil {
-		t.Fatalf("fill %s: %v\n%s", node.Name, *err, node.LogTail(30))
+	if err := all.Wait(); err != nil {
+		t.Fatalf("fill %s: %v\n%s", node.Name, err, node.LogTail(30))
 	}
+}
+
+// pipeline is a connection on which requests are sent without waiting for the answers of those before.
+type pipeline struct {
+	node *Node
+	conn net.Conn
+	out  *bufio.Writer
+	in   *bufio.Reader
+}
+
+func (n *Node) pipeline() (*pipeline, error) {
+	conn, err := net.Dial("tcp", strings.TrimPrefix(n.API, "http://"))
+	if err != nil {
+		return nil, err
+	}
+	return &pipeline{n, conn, bufio.NewWriter(conn), bufio.NewReader(conn)}, nil
+}
+
+// putAll writes records from, …, to-1 and waits until all are acknowledged.
+func (p *pipeline) putAll(path string, from, to, size int) error {
+	for i := from; i < to; i++ {
+		body := fmt.Sprintf(`{"value":%q}`, Value(i, 0, size))
+		fmt.Fprintf(p.out, "PUT /v1/%s HTTP/1.1\r\nHost: fill\r\nX-Vault-Token: %s\r\nContent-Length: %d\r\n\r\n%s",
+			Key(path, i), p.node.Token, len(body), body)
+	}
+	if err := p.out.Flush(); err != nil {
+		return err
+	}
+	for i := from; i < to; i++ {
+		answer, err := http.ReadResponse(p.in, nil)
+		if err != nil {
+			return fmt.Errorf("PUT %s: %w", Key(path, i), err)
+		}
+		said, err := io.ReadAll(answer.Body)
+		if err != nil || answer.StatusCode != http.StatusNoContent {
+			return fmt.Errorf("PUT %s: status %d: %s %v", Key(path, i), answer.StatusCode, said, err)
+		}
+	}
+	return nil
 }
 
 // Key is the path of Fill's record i.
