@@ -33,6 +33,7 @@ type core struct {
 	switching sync.Mutex    // one Switch at a time
 	switched  chan struct{} // closed when another generation became live
 	role      engine.Role   // of that one
+	undecided error         // set before switched is closed: which generation is live is not known, and the process must end
 }
 
 // runCore opens the live generation and serves it until ctx ends, another
@@ -235,7 +236,7 @@ func (c *core) run(ctx context.Context) (again bool, err error) {
 	select {
 	case <-ctx.Done():
 	case <-c.switched:
-		again = true
+		again = c.undecided == nil
 	case <-eng.done:
 		failed = eng
 	case <-repl.done:
@@ -243,8 +244,8 @@ func (c *core) run(ctx context.Context) (again bool, err error) {
 	case <-api.done:
 		failed = api
 	}
-	c.endRequests(again, failed != nil)
-	err = errors.Join(api.stop(), repl.stop(), eng.stop())
+	c.endRequests(again, failed != nil || c.undecided != nil)
+	err = errors.Join(c.undecided, api.stop(), repl.stop(), eng.stop())
 	return again && err == nil, err
 }
 
@@ -298,12 +299,17 @@ func (c *core) switchTo(id engine.Identity, role engine.Role, notes map[string][
 	}
 	g := &c.node.gate
 	s := g.shut(changing(role))
-	if err := c.node.dir.Adopt(next); err != nil {
+	err = c.node.dir.Adopt(next)
+	if err != nil && !c.node.dir.names(next) {
 		g.reopen(s)
 		return err
 	}
-	c.log.Info("another generation is live", "from", c.gen.Name, "to", next.Name)
+	if err != nil { // the new name stands in CURRENT and may be gone after a crash: only a start can tell
+		c.undecided = err
+	} else {
+		c.log.Info("another generation is live", "from", c.gen.Name, "to", next.Name)
+	}
 	c.node.lingering, c.role = s, role
 	close(c.switched)
-	return nil
+	return err
 }

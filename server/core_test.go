@@ -2,9 +2,12 @@ package server
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -164,5 +167,47 @@ func TestRequestsThatOutlastTheirCoreAreCancelled(t *testing.T) {
 	<-answered
 	if code, text := get(t, srv.URL); code != 503 || !strings.Contains(text, "over") {
 		t.Errorf("after the end: got %d %s", code, text)
+	}
+}
+
+// TestASwitchWhoseSyncFailedEndsTheProcess lets the rename of CURRENT take place and fail all the same, as a failed sync of the
+// directory would.
+func TestASwitchWhoseSyncFailedEndsTheProcess(t *testing.T) {
+	n, srv := newTestNode(t)
+	c, err := n.openCore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	ready := make(chan struct{})
+	n.cfg.Ready = func(Addresses) { close(ready) }
+	go func() {
+		again, err := c.run(context.Background())
+		if again {
+			t.Error("another core is to be opened, though nobody knows which generation is live")
+		}
+		ended <- err
+	}()
+	<-ready
+	current := filepath.Join(n.dir.Path, currentName)
+	n.dir.step = func(step string) {
+		if step == "rename CURRENT" {
+			if err := os.Rename(current+unfinishedSuffix, current); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	failed := c.switchTo(engine.Identity{DigestSecret: make([]byte, 32)}, engine.Verbatim, nil)
+	if failed == nil {
+		t.Fatal("the switch succeeded")
+	}
+	if err := <-ended; !errors.Is(err, failed) {
+		t.Errorf("the core ended with %v, want %v", err, failed)
+	}
+	if code, text := get(t, srv.URL+"/v1/sys/mounts"); code != 503 {
+		t.Errorf("behind the failed switch: got %d %s, want 503", code, text)
+	}
+	if err := c.engine.Close(); err != nil {
+		t.Fatal(err)
 	}
 }

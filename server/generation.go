@@ -157,6 +157,12 @@ func (d *DataDir) Adopt(g *Generation) error {
 	return nil
 }
 
+// names reports whether CURRENT names g, which does not say that it does so after a crash.
+func (d *DataDir) names(g *Generation) bool {
+	live, err := d.Current()
+	return err == nil && live.Name == g.Name
+}
+
 // CurrentOrFirst returns the live generation; a directory that has none gets
 // its first, with an identity of its own.
 func (d *DataDir) CurrentOrFirst(clusterName string) (*Generation, error) {
