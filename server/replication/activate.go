@@ -41,6 +41,9 @@ func (n *Node) EnableSecondary(ctx context.Context, k Kind, p SecondaryEnable) (
 	if err := n.mayBecomeSecondary(k); err != nil {
 		return "", err
 	}
+	if err := n.mayBeFilledBy(k, claims); err != nil {
+		return "", err
+	}
 	api, err := newPrimaryAPI(p, claims, n.now)
 	if err != nil {
 		return "", err
@@ -73,6 +76,23 @@ func (n *Node) mayBecomeSecondary(k Kind) error {
 		default:
 			return refuse("this cluster is a %s %s, and enabling a secondary begins with an empty store: this version cannot disable that; %s", other, set.Mode, anew)
 		}
+	}
+	return nil
+}
+
+// mayBeFilledBy lets a secondary that was revoked before its first answer begin anew. It holds no tokens of clients yet that could
+// authorise the call, so it takes none but an activation token of the very primary that it was enabled for.
+func (n *Node) mayBeFilledBy(k Kind, c token.Claims) error {
+	set := n.set(k)
+	if set == nil || n.Mode(k) != Bootstrapping {
+		return nil
+	}
+	ca, err := parseCertificates([]byte(set.CA))
+	if err != nil {
+		return fmt.Errorf("the stored CA of the %s set: %w", k, err)
+	}
+	if c.Set != set.Set || c.CAHash != sha256Sum(ca[0].Raw) {
+		return refuse("this cluster is still empty and belongs to %s set %s: give it an activation token of the same primary, or %s", k, set.Set, anew)
 	}
 	return nil
 }

@@ -95,10 +95,11 @@ func asUnreachable(err error) error {
 }
 
 func forwardFailed(err error, sent bool) error {
+	err = plainly(err)
 	if !sent {
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
-	switch status.Code(err) {
+	switch status.Code(err) { // finds the status that is wrapped
 	case codes.InvalidArgument, codes.PermissionDenied, codes.FailedPrecondition, codes.ResourceExhausted:
 		return fmt.Errorf("%w: it refused a forwarded request: %w", ErrUnreachable, err)
 	}

@@ -66,7 +66,7 @@ func (n *Node) hold(ctx context.Context, k Kind) error {
 // acked returns the index up to which a secondary needs nothing any more: acknowledged now, or before the restart, or when its token was issued.
 func (n *Node) acked(k Kind, rec *secondaryRecord) uint64 {
 	p, _ := n.peers.get(k, rec.ID)
-	if p.Acked.Index > 0 {
+	if p.Placed || p.Acked.Index > 0 {
 		return p.Acked.Index
 	}
 	return max(rec.Acked, rec.IssuedAt)

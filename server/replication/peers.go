@@ -42,6 +42,8 @@ type peerState struct {
 	ClockSkew     time.Duration // this clock minus the secondary's, not corrected for the round trip
 	CanaryAge     time.Duration // lag on this cluster's clock: now minus the time of the first entry not yet acknowledged
 	Acked         wal.Position  // durable there, in this log
+	Placed        bool          // Acked counts, even zero: the newest stream began there
+	Takeovers     []takeover    // the newest streams that others with this identity ended
 	Root          merkle.RootHash
 	RootIndex     uint64 // index of this log at which Root was verified there; 0: none yet
 	Resumes       resumes

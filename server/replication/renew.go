@@ -58,7 +58,7 @@ func (n *Node) renewCertificate(ctx context.Context, k Kind, send func(ctx conte
 			if ctx.Err() != nil {
 				return
 			}
-			log.Warn("certificate not renewed, trying again", "error", err, "ends", end.UTC().Format(time.RFC3339))
+			log.Warn("certificate not renewed, trying again", "error", plain(err), "ends", end.UTC().Format(time.RFC3339))
 			wait = renewEvery
 		}
 		t := time.NewTimer(wait)

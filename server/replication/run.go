@@ -101,7 +101,7 @@ func (n *Node) live(ctx context.Context, k Kind) {
 			}
 			n.link[k].update(func(l *linkState) {
 				if l.Machine.Name != StateIdle {
-					l.Machine = State{Name: StateIdle, Reason: fmt.Sprint(err)}
+					l.Machine = State{Name: StateIdle, Reason: plain(err)}
 				}
 			})
 			<-life.Done()

@@ -137,6 +137,9 @@ func (n *Node) secondaryOf(k Kind, rec *secondaryRecord, last uint64) map[string
 		s["clock_skew_ms"] = millis(p.ClockSkew)
 		s["replication_primary_canary_age_ms"] = millis(p.CanaryAge)
 	}
+	if reason := n.clones(&p); reason != "" {
+		s["conflict"] = reason
+	}
 	if p.State != "" {
 		s["state"] = p.State
 	}

@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -68,6 +69,61 @@ func (t *streamTable) cutAll(cause error) {
 		}
 	}
 }
+
+// plain is an error's text with the messages of gRPC statuses in it instead of their codes and gRPC's own words: for people.
+func plain(err error) string {
+	if err == nil {
+		return ""
+	}
+	text := err.Error()
+	for _, s := range statuses(err) {
+		if message := s.GRPCStatus().Message(); message != "" {
+			text = strings.ReplaceAll(text, s.Error(), message)
+		}
+	}
+	return text
+}
+
+// statusCarrier is an error that carries a gRPC status itself; status.FromError would find one that is wrapped, with the text of the wrapping.
+type statusCarrier interface {
+	error
+	GRPCStatus() *status.Status
+}
+
+// statuses lists the statuses in the tree of an error.
+func statuses(err error) []statusCarrier {
+	switch e := err.(type) {
+	case nil:
+		return nil
+	case statusCarrier:
+		return []statusCarrier{e}
+	case interface{ Unwrap() error }:
+		return statuses(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		var all []statusCarrier
+		for _, inner := range e.Unwrap() {
+			all = append(all, statuses(inner)...)
+		}
+		return all
+	}
+	return nil
+}
+
+// plainly keeps what an error is and gives it its plain text.
+func plainly(err error) error {
+	if text := plain(err); err != nil && text != err.Error() {
+		return &plainError{text, err}
+	}
+	return err
+}
+
+type plainError struct {
+	text string
+	err  error
+}
+
+func (e *plainError) Error() string { return e.text }
+func (e *plainError) Unwrap() error { return e.err }
 
 // track returns a context that ends when ctx does, when the secondary is revoked or this node stops (its cause is then a gRPC status
 // error that says so), or when done is called, which must happen. A stream handler passes it to everything that it starts.

@@ -22,7 +22,8 @@ func (c *Core) perform(r *request) (*reply, error) {
 		return nil, err
 	}
 	limit := int64(maxOpenBody)
-	if rt == nil || rt.flags&open == 0 {
+	free := c.emptyAndRevoked(rt)
+	if !free && (rt == nil || rt.flags&open == 0) {
 		limit = c.cfg.MaxBody
 		if err := c.authenticate(r); err != nil {
 			return nil, err
@@ -35,10 +36,12 @@ func (c *Core) perform(r *request) (*reply, error) {
 		}
 		r.body = body
 	}
-	if rt != nil {
+	switch {
+	case free:
+		return rt.run(c, r)
+	case rt != nil:
 		return c.performRoute(r, rt)
-	}
-	if known {
+	case known:
 		return nil, c.refuseKnown(r)
 	}
 	return c.performMount(r)
@@ -53,11 +56,14 @@ func (c *Core) gate(rt *route) error {
 	if flags&early != 0 && flags&open != 0 && flags&onDR != 0 {
 		return nil
 	}
+	if c.emptyAndRevoked(rt) {
+		return nil
+	}
 	drMode, perfMode := c.mode(dr), c.mode(performance)
 	switch {
 	case drMode == replication.Bootstrapping || perfMode == replication.Bootstrapping:
 		return refuse(errUnavailable, "this cluster is being filled from its primary: wait until sys/replication/status shows mode secondary, then repeat")
-	case drMode == replication.Secondary && flags&onDR == 0 && (flags&onRevoked == 0 || !c.revoked(dr)):
+	case drMode == replication.Secondary && flags&onDR == 0 && !(flags&onRevoked != 0 && rt.kind() == dr && c.revoked(dr)):
 		return refuse(errInvalid, "path disabled in replication DR secondary mode")
 	}
 	ready, err := c.initialised()
@@ -68,6 +74,12 @@ func (c *Core) gate(rt *route) error {
 		return refuse(errUnavailable, "this cluster is not initialised: call PUT /v1/sys/init (vault operator init) first")
 	}
 	return nil
+}
+
+// emptyAndRevoked lets secondary/enable through on a cluster that its primary revoked before it was filled: it holds no token of anybody,
+// and the node takes only an activation token of the same primary.
+func (c *Core) emptyAndRevoked(rt *route) bool {
+	return rt != nil && rt.flags&onRevoked != 0 && c.mode(rt.kind()) == replication.Bootstrapping && c.revoked(rt.kind())
 }
 
 // refuseKnown tells a permitted caller that the path exists but not for this verb.

@@ -1,6 +1,10 @@
 package vault
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/lockstepdb/lockstep/server/replication"
+)
 
 // handler answers one route. A nil reply without an error is 204.
 type handler func(c *Core, r *request) (*reply, error)
@@ -11,7 +15,7 @@ const (
 	anyToken              // a valid token suffices, whatever its policies say: the handler looks at them
 	sudo                  // needs the sudo capability too
 	onDR                  // served on a DR secondary
-	onRevoked             // served on a DR secondary that its primary revoked
+	onRevoked             // served on a secondary that its primary revoked
 	early                 // served before the cluster is initialised and while it is filled
 	toShared              // writes replicated scope: a performance secondary forwards it
 )
@@ -88,7 +92,7 @@ func routeTable() []route {
 		{"POST", rep + "performance/primary/enable", 0, in(enablePrimary(performance, false)), nil},
 		{"POST", rep + "performance/primary/secondary-token", sudo, in(secondaryToken(performance)), nil},
 		{"POST", rep + "performance/primary/revoke-secondary", 0, in(revokeSecondary(performance)), nil},
-		{"POST", rep + "performance/secondary/enable", 0, in(enableSecondary(performance, false)), nil},
+		{"POST", rep + "performance/secondary/enable", onRevoked, in(enableSecondary(performance, false)), nil},
 		{"POST", rep + "dr/primary/enable", 0, in(enablePrimary(dr, false)), nil},
 		{"POST", rep + "dr/primary/secondary-token", sudo, in(secondaryToken(dr)), nil},
 		{"POST", rep + "dr/primary/revoke-secondary", 0, in(revokeSecondary(dr)), nil},
@@ -98,8 +102,16 @@ func routeTable() []route {
 		{"GET POST", legacy + "primary/secondary-token", sudo, in(secondaryToken(performance)), nil},
 		{"POST", legacy + "primary/revoke-secondary", 0, in(revokeSecondary(performance)), nil},
 		{"POST", legacy + "secondary/revoke-secondary", 0, in(revokeSecondary(performance)), nil},
-		{"POST", legacy + "secondary/enable", 0, in(enableSecondary(performance, true)), nil},
+		{"POST", legacy + "secondary/enable", onRevoked, in(enableSecondary(performance, true)), nil},
 	}
+}
+
+// kind is the set that a replication route is about.
+func (rt *route) kind() replication.Kind {
+	if strings.HasPrefix(rt.path, "sys/replication/dr/") {
+		return dr
+	}
+	return performance
 }
 
 // in makes a handler of a function that takes typed parameters. Parameters that it does not know are named in a warning.

@@ -24,6 +24,7 @@ type part struct {
 	primary         *vault.Core
 	away, late      bool
 	revoked         bool
+	emptied         bool // revoked before it was filled
 
 	mu    sync.Mutex
 	calls []string
@@ -50,7 +51,7 @@ func (p *part) Status(k replication.Kind) map[string]any {
 }
 
 func (p *part) Revoked(k replication.Kind) bool {
-	return p.revoked && p.Mode(k) == replication.Secondary
+	return p.revoked && p.Mode(k) == replication.Secondary || p.emptied && p.Mode(k) == replication.Bootstrapping
 }
 
 func (p *part) note(format string, args ...any) {
@@ -212,6 +213,20 @@ func TestARevokedDRSecondaryTakesANewToken(t *testing.T) {
 		{"another set", "PUT", "sys/replication/performance/secondary/enable", `{"token":"x"}`, "", 400, disabled},
 		{"a read", "GET", "kv/x", "", "", 400, disabled},
 	})
+}
+
+func TestASecondaryThatWasRevokedWhileEmptyTakesANewToken(t *testing.T) {
+	for kind, p := range map[string]*part{"dr": {dr: replication.Bootstrapping}, "performance": {performance: replication.Bootstrapping}} {
+		c := bare(t)
+		vault.SetNode(c.core, p)
+		path := "sys/replication/" + kind + "/secondary/enable"
+		c.story(t, []step{{"not revoked", "PUT", path, `{"token":"x"}`, "none", 503, nil}})
+		p.emptied = true
+		c.story(t, []step{
+			{"revoked: no token of a client exists", "PUT", path, `{"token":"x"}`, "none", 200, map[string]string{"warnings": `["filling"]`}},
+			{"a read", "GET", "kv/x", "", "hvs.x", 503, nil},
+		})
+	}
 }
 
 func TestBootstrapping(t *testing.T) {

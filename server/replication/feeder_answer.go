@@ -1,0 +1,185 @@
+package replication
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	pb "github.com/lockstepdb/lockstep/proto/replicationpb"
+	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/wal"
+)
+
+func (f *feeder) send(ctx context.Context) error {
+	var h *hello
+	timer := time.NewTimer(helloTime)
+	defer timer.Stop()
+	select {
+	case h = <-f.hello:
+	case <-timer.C:
+		return status.Errorf(codes.DeadlineExceeded, "no hello within %v", helloTime)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if h.Kind != f.peer.Kind {
+		return status.Errorf(codes.PermissionDenied, "a hello for a %s subscription with the certificate of a %s secondary", h.Kind, f.peer.Kind)
+	}
+	f.from = originOf(f.peer, h)
+	f.s.join(f)
+	f.win = newWindow(h.Window)
+	a, err := f.answer(h)
+	if err != nil {
+		return err
+	}
+	if err := f.stream.Send(&pb.FromPrimary{Message: &pb.FromPrimary_Answer{Answer: encodeAnswer(a)}}); err != nil {
+		return err
+	}
+	kind := answerKind(a.Kind)
+	f.log.Info("answered a secondary", "answer", kind.String(), "index", a.From.Index, "resume", a.Resume, "reason", a.Reason)
+	f.n.peers.update(f.peer.Kind, f.peer.ID, func(ps *peerState) {
+		ps.Resumes.count(kind)
+		ps.APIAddr, ps.ClusterAddr = orElse(h.APIAddr, ps.APIAddr), orElse(h.ClusterAddr, ps.ClusterAddr)
+	})
+	if kind != Continue && kind != Repair && kind != Bootstrap {
+		return f.linger(ctx, a)
+	}
+	f.at = a.From
+	f.reader = f.n.engine.LogReader(a.From.Index + 1)
+	return f.feed(ctx)
+}
+
+// linger leaves the secondary the time to read an answer that is no welcome and to hang up.
+func (f *feeder) linger(ctx context.Context, a *answer) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(f.n.cfg.HeartbeatInterval):
+		return status.Error(codes.FailedPrecondition, a.Reason)
+	}
+}
+
+// answer decides by place and completes what it says.
+func (f *feeder) answer(h *hello) (*answer, error) {
+	e := f.n.engine
+	set := f.n.set(f.peer.Kind)
+	if set == nil {
+		return nil, status.Error(codes.FailedPrecondition, "this cluster has left the set")
+	}
+	id, end := e.Identity(), e.Position()
+	history := durable(e.History(), end.Index)
+	a := &answer{
+		head: f.head(end), History: history, ClusterID: id.ClusterID, ClusterName: id.ClusterName,
+	}
+	f.forks = len(history)
+	caller := &callerPlace{
+		Set: h.Set, Version: h.Software, Lineage: h.Lineage, Place: h.Position, Chain: h.Chain, History: h.Seen, Log: h.History,
+		Identity: f.s.identity(f.peer, h.History),
+	}
+	d := place(&feederPlace{
+		Kind: f.peer.Kind, Set: set.Set, Version: f.n.cfg.Version, History: history, End: end, First: e.FirstIndex(), Floor: f.floor(),
+		Chain: func(index uint64) (wal.Hash, bool) {
+			c, err := e.ChainAt(index)
+			return c, err == nil
+		},
+	}, caller)
+	a.Reason = d.Reason
+	switch {
+	case d.Kind == Continue && h.Repair != "":
+		d.Kind, a.Reason = Repair, h.Repair
+	case d.Kind == Continue && h.Sync != nil:
+		a.Resume = onHistory(history, end.Index, h.Sync.From) && onHistory(history, end.Index, h.Sync.Until)
+		if !a.Resume {
+			d.Kind, a.Reason = Repair, "the sync that was under way read from a history that is not this primary's"
+		}
+	}
+	a.Kind = wireAnswer(d.Kind)
+	switch d.Kind {
+	case Continue:
+		a.From = d.At
+		if c, err := e.ChainAt(d.At.Index); err == nil {
+			a.Chain = c
+		}
+	case Repair, Bootstrap:
+		if s := e.SyncState(); s != nil {
+			return nil, status.Error(codes.Unavailable, "this cluster is in a sync itself: ask again when it has ended")
+		}
+		v := e.Finished()
+		a.From, a.Chain = v.Position(), v.Chain()
+		v.Release()
+	case Rewind:
+		a.From = d.At
+	}
+	// Held before the answer is given: the secondary's spool begins there, whatever it had acknowledged before.
+	welcome := d.Kind == Continue || d.Kind == Repair || d.Kind == Bootstrap
+	if welcome {
+		f.n.peers.update(f.peer.Kind, f.peer.ID, func(ps *peerState) { ps.Acked, ps.Placed = a.From, true })
+	}
+	f.hold(a.From.Index+1, welcome)
+	return a, nil
+}
+
+// durable leaves out of a history a fork none of whose frames is durable: a restart would forget it, and nobody may know of it before.
+func durable(history []engine.Reign, last uint64) []engine.Reign {
+	for len(history) > 0 && history[len(history)-1].Start > last {
+		history = history[:len(history)-1]
+	}
+	return history
+}
+
+// floor returns the index from which the own log alone tells the story of what a performance subscription covers.
+func (f *feeder) floor() uint64 {
+	var floor uint64
+	if f.peer.Kind != Performance {
+		return 0
+	}
+	totals, _ := f.n.engine.Totals()
+	for _, t := range totals {
+		if covers(Performance, t.Scope) {
+			floor = max(floor, f.n.engine.Floor(t.ID))
+		}
+	}
+	return floor
+}
+
+// hold keeps the log from an index on for the secondary. It is also the first thing that an answer does.
+func (f *feeder) hold(from uint64, on bool) {
+	if on && from != f.held {
+		f.held = from
+		f.n.engine.Hold(f.peer.key(), from)
+	}
+}
+
+var answerKinds = map[pb.Answer_Kind]AnswerKind{
+	pb.Answer_KIND_CONTINUE:   Continue,
+	pb.Answer_KIND_REPAIR:     Repair,
+	pb.Answer_KIND_REWIND:     Rewind,
+	pb.Answer_KIND_BOOTSTRAP:  Bootstrap,
+	pb.Answer_KIND_REFUSED:    Refuse,
+	pb.Answer_KIND_SUPERSEDED: Superseded,
+	pb.Answer_KIND_I_AM_STALE: Stale,
+	pb.Answer_KIND_RESTORED:   Restored,
+}
+
+// answerKind returns NoAnswer for one that this program does not know.
+func answerKind(k pb.Answer_Kind) AnswerKind { return answerKinds[k] }
+
+func wireAnswer(a AnswerKind) pb.Answer_Kind {
+	for w, k := range answerKinds {
+		if k == a {
+			return w
+		}
+	}
+	return pb.Answer_KIND_UNSPECIFIED
+}
+
+// head returns the head of a message: the epoch is the newest of the own log.
+func (f *feeder) head(at wal.Position) head {
+	h := head{Lineage: f.n.engine.Identity().Lineage, Position: at}
+	if history := durable(f.n.engine.History(), at.Index); len(history) > 0 {
+		r := history[len(history)-1]
+		h.Ordinal, h.Fork = r.Ordinal, r.Fork
+	}
+	return h
+}
