@@ -19,7 +19,19 @@ import (
 	"github.com/lockstepdb/lockstep/wal"
 )
 
-const inside = "TEST_INSIDE_NAMESPACE" // set in the process that owns a mount namespace
+// stories are told in each kind of room: so many bytes are left on the small
+// disk, or a file may have so many.
+var stories = []struct {
+	name     string
+	tell     func(*testing.T, room)
+	left     int64
+	fileSize int64
+}{
+	{"the log", fullLog, 2 << 20, 6 << 20},
+	{"the state file", fullState, 1 << 20, 2 << 20},
+	{"a new segment", fullSegments, 0, 1 << 20},
+	{"the metadata file", fullMetadata, 0, 1 << 20},
+}
 
 // TestFullDisk fills a real file system, a small tmpfs, until the kernel
 // answers ENOSPC, in the log, in the state file and in the metadata. Each
@@ -27,7 +39,8 @@ const inside = "TEST_INSIDE_NAMESPACE" // set in the process that owns a mount n
 // acknowledged record is there.
 //
 // A tmpfs can be mounted without being root in a user namespace; the test runs
-// itself again in one.
+// itself again in one. Where no namespace may be made TestFileSizeLimit tells
+// the same stories, but belowMinFree: its figures are those of a file system.
 func TestFullDisk(t *testing.T) {
 	if os.Getenv(inside) == "" {
 		runInNamespace(t)
@@ -36,98 +49,25 @@ func TestFullDisk(t *testing.T) {
 	if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		t.Fatalf("keep mounts to this test: %v", err)
 	}
-	t.Run("the log", func(t *testing.T) { fullLog(t) })
-	t.Run("the state file", func(t *testing.T) { fullState(t) })
-	t.Run("a new segment", func(t *testing.T) { fullSegments(t) })
-	t.Run("the metadata file", func(t *testing.T) { fullMetadata(t) })
-	t.Run("below min_free writes are refused and go on when there is room", func(t *testing.T) { belowMinFree(t) })
+	for _, s := range stories {
+		t.Run(s.name, func(t *testing.T) { s.tell(t, newDisk(t, s.left)) })
+	}
+	t.Run("below min_free writes are refused and go on when there is room", belowMinFree)
 }
 
-func runInNamespace(t *testing.T) {
-	binary := cluster.Binary(t, false) // built here: the go command has its caches outside
-	run := func(attr *syscall.SysProcAttr) ([]byte, error) {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestFullDisk$", "-test.v", "-test.timeout=5m")
-		cmd.Env = append(os.Environ(), inside+"=1", "LOCKSTEP_TEST_BINARY="+binary)
-		cmd.SysProcAttr = attr
-		return cmd.CombinedOutput()
-	}
-	out, err := run(&syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	})
-	var ran *exec.ExitError
-	if err != nil && !errors.As(err, &ran) && os.Getuid() == 0 {
-		out, err = run(&syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS})
-	}
-	if err != nil && !errors.As(err, &ran) {
-		t.Skipf("neither a user namespace nor a mount namespace may be made here: %v", err)
-	}
-	t.Logf("%s", out)
-	if err != nil {
-		t.Fatal(err)
+// TestFileSizeLimit tells the same stories where the kernel refuses writes
+// beyond a size of file (RLIMIT_FSIZE, EFBIG). It needs no privilege at all.
+func TestFileSizeLimit(t *testing.T) {
+	for _, s := range stories {
+		t.Run(s.name, func(t *testing.T) { s.tell(t, newSizeLimit(t, s.fileSize)) })
 	}
 }
 
-const diskBytes = 384 << 20
-
-// disk is a small file system, of which a test can take and give back room.
-type disk struct {
-	t    *testing.T
-	path string
-}
-
-func newDisk(t *testing.T) *disk {
-	t.Helper()
-	d := &disk{t, t.TempDir()}
-	if err := syscall.Mount("tmpfs", d.path, "tmpfs", 0, fmt.Sprintf("size=%d", diskBytes)); err != nil {
-		t.Fatalf("mount a small tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(d.path, syscall.MNT_DETACH); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
-	return d
-}
-
-func (d *disk) free() int64 {
-	var s syscall.Statfs_t
-	if err := syscall.Statfs(d.path, &s); err != nil {
-		d.t.Fatal(err)
-	}
-	return int64(s.Bavail) * s.Bsize
-}
-
-// leave takes room until only so many bytes are free.
-func (d *disk) leave(bytes int64) {
-	d.t.Helper()
-	take := d.free() - bytes
-	if take <= 0 {
-		return
-	}
-	f, err := os.OpenFile(filepath.Join(d.path, "ballast"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := f.Write(make([]byte, take)); err != nil && !errors.Is(err, syscall.ENOSPC) {
-		d.t.Fatal(err)
-	}
-}
-
-// giveBack frees what leave took.
-func (d *disk) giveBack() {
-	if err := os.Remove(filepath.Join(d.path, "ballast")); err != nil && !errors.Is(err, os.ErrNotExist) {
-		d.t.Fatal(err)
-	}
-}
-
-// onDisk makes a node whose files all lie on the disk, and which does not mind how full that is.
-func onDisk(t *testing.T, d *disk, replication ...string) *cluster.Node {
+// in makes a node whose files all lie in the room, and which does not mind how full that is.
+func in(t *testing.T, r room, replication ...string) *cluster.Node {
 	t.Helper()
 	n := cluster.New(t, "full", cluster.Options{
-		Dir: filepath.Join(d.path, "node"), Top: []string{`min_free = 1`}, Replication: replication,
+		Dir: filepath.Join(r.dir(), "node"), Top: []string{`min_free = 1`}, Replication: replication,
 		LogFile: filepath.Join(t.TempDir(), "log"), // its words must find room
 	})
 	n.Start()
@@ -148,7 +88,7 @@ func write(n *cluster.Node, from, count, size int) int {
 
 // demandStopped demands that the server ended by itself with code 1 and named
 // a file of its own; it returns what it wrote last.
-func demandStopped(t *testing.T, n *cluster.Node, from int, parts ...string) {
+func demandStopped(t *testing.T, r room, n *cluster.Node, from int, parts ...string) {
 	t.Helper()
 	err := n.WaitExit(cluster.Deadline)
 	var exit *exec.ExitError
@@ -156,8 +96,8 @@ func demandStopped(t *testing.T, n *cluster.Node, from int, parts ...string) {
 		t.Errorf("the server ended with %v, want exit code 1\n%s", err, n.LogTail(20))
 	}
 	said := n.Log()[from:]
-	if !strings.Contains(said, "no space left on device") {
-		t.Errorf("the log does not say what is wrong:\n%s", n.LogTail(20))
+	if !strings.Contains(said, r.refusal().Error()) {
+		t.Errorf("the log does not say %q:\n%s", r.refusal(), n.LogTail(20))
 	}
 	named := false
 	for _, p := range parts {
@@ -185,69 +125,65 @@ func demandRecords(t *testing.T, n *cluster.Node, count, size int) {
 	n.MustCheck()
 }
 
-func fullLog(t *testing.T) {
+func fullLog(t *testing.T, r room) {
 	const size = 64 << 10
-	d := newDisk(t)
-	n := onDisk(t, d, `checkpoint_interval = "1h"`, `checkpoint_bytes = "1GiB"`)
+	n := in(t, r, `checkpoint_interval = "1h"`, `checkpoint_bytes = "1GiB"`)
 	acked := write(n, 0, 50, size)
 	if acked != 50 {
-		t.Fatalf("%d of 50 writes acknowledged on an empty disk\n%s", acked, n.LogTail(20))
+		t.Fatalf("%d of 50 writes acknowledged with room\n%s", acked, n.LogTail(20))
 	}
-	d.leave(2 << 20)
+	r.take(n)
 	from := len(n.Log())
 	acked += write(n, acked, 5000, size)
 	if acked == 5050 {
-		t.Fatal("five thousand writes found room on a full disk")
+		t.Fatal("five thousand writes found room where there is none")
 	}
-	demandStopped(t, n, from, ".wal", "/log/", "meta.db")
-	d.giveBack()
+	demandStopped(t, r, n, from, ".wal", "/log/", "meta.db")
+	r.giveBack()
 	demandRecords(t, n, acked, size)
 }
 
-func fullState(t *testing.T) {
+func fullState(t *testing.T, r room) {
 	const size = 16 << 10
-	d := newDisk(t)
-	n := onDisk(t, d, `checkpoint_interval = "1h"`, `checkpoint_bytes = "1GiB"`)
-	acked := write(n, 0, 1500, size)
-	if acked != 1500 {
-		t.Fatalf("%d of 1500 writes acknowledged on an empty disk\n%s", acked, n.LogTail(20))
+	n := in(t, r, `checkpoint_interval = "1h"`, `checkpoint_bytes = "1GiB"`)
+	acked := write(n, 0, 300, size)
+	if acked != 300 {
+		t.Fatalf("%d of 300 writes acknowledged with room\n%s", acked, n.LogTail(20))
 	}
-	d.leave(1 << 20)
+	r.take(n)
 	from := len(n.Log())
 	if err := n.Terminate(); err != nil { // its last checkpoint finds no room
 		t.Fatal(err)
 	}
-	demandStopped(t, n, from, "state.db")
-	d.giveBack()
+	demandStopped(t, r, n, from, "state.db")
+	r.giveBack()
 	demandRecords(t, n, acked, size)
 }
 
-func fullSegments(t *testing.T) {
+func fullSegments(t *testing.T, r room) {
 	const size = 100
-	d := newDisk(t)
 	// A segment every few entries: the next one finds no room.
-	n := onDisk(t, d, `checkpoint_interval = "1h"`, `checkpoint_bytes = "1GiB"`, `segment_entries = 4`)
+	n := in(t, r, `checkpoint_interval = "1h"`, `checkpoint_bytes = "1GiB"`, `segment_entries = 4`)
 	acked := write(n, 0, 40, size)
 	if acked != 40 {
-		t.Fatalf("%d of 40 writes acknowledged on an empty disk\n%s", acked, n.LogTail(20))
+		t.Fatalf("%d of 40 writes acknowledged with room\n%s", acked, n.LogTail(20))
 	}
-	d.leave(0)
+	r.take(n)
 	from := len(n.Log())
 	acked += write(n, acked, 5000, size)
 	if n.Running() && acked == 5040 {
-		t.Fatal("five thousand writes found room on a full disk")
+		t.Fatal("five thousand writes found room where there is none")
 	}
-	demandStopped(t, n, from, "meta.db", ".wal")
+	demandStopped(t, r, n, from, "meta.db", ".wal")
 	t.Logf("named: %s", n.LogTail(3))
-	d.giveBack()
+	r.giveBack()
 	demandRecords(t, n, acked, size)
 }
 
 // fullMetadata goes through the log itself: a server's metadata file has slack
 // for all that it writes there in a day.
-func fullMetadata(t *testing.T) {
-	d := newDisk(t)
-	dir := filepath.Join(d.path, "log")
+func fullMetadata(t *testing.T, r room) {
+	dir := filepath.Join(r.dir(), "log")
 	log, _, err := wal.Open(wal.Config{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
@@ -255,16 +191,16 @@ func fullMetadata(t *testing.T) {
 	if err := log.SetNotes(map[string][]byte{"small": []byte("kept")}); err != nil {
 		t.Fatal(err)
 	}
-	d.leave(0)
+	r.take(nil)
 	err = log.SetNotes(map[string][]byte{"large": make([]byte, 4<<20)})
-	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(fmt.Sprint(err), "meta.db") {
-		t.Errorf("notes on a full disk: %v, want ENOSPC and meta.db named", err)
+	if !strings.Contains(fmt.Sprint(err), r.refusal().Error()) || !strings.Contains(fmt.Sprint(err), "meta.db") {
+		t.Errorf("notes without room: %v, want %q and meta.db named", err, r.refusal())
 	}
 	t.Logf("refused: %v", err)
 	if err := log.Close(); err != nil {
 		t.Errorf("close: %v", err)
 	}
-	d.giveBack()
+	r.giveBack()
 	log, _, err = wal.Open(wal.Config{Dir: dir})
 	if err != nil {
 		t.Fatalf("reopen after room was made: %v", err)
@@ -281,11 +217,12 @@ func fullMetadata(t *testing.T) {
 	}
 }
 
+// belowMinFree needs the small disk: min_free compares what the file system says is free.
 func belowMinFree(t *testing.T) {
 	const size = 1 << 10
-	d := newDisk(t)
+	d := newDisk(t, 32<<20)
 	n := cluster.New(t, "guarded", cluster.Options{
-		Dir: filepath.Join(d.path, "node"), Top: []string{`min_free = "128MiB"`}, LogFile: filepath.Join(t.TempDir(), "log"),
+		Dir: filepath.Join(d.dir(), "node"), Top: []string{`min_free = "128MiB"`}, LogFile: filepath.Join(t.TempDir(), "log"),
 	})
 	n.Start()
 	n.Init()
@@ -293,7 +230,7 @@ func belowMinFree(t *testing.T) {
 	if got := write(n, 0, 20, size); got != 20 {
 		t.Fatalf("%d of 20 writes acknowledged with room\n%s", got, n.LogTail(20))
 	}
-	d.leave(32 << 20)
+	d.take(nil)
 	cluster.Eventually(t, cluster.Deadline, "a write is answered 503", func() (bool, string) {
 		answer, err := n.Do(context.Background(), "PUT", "kv/probe", []byte(`{"value":"x"}`))
 		if err != nil {
