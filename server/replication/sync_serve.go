@@ -26,9 +26,13 @@ const (
 	replyTarget  = 1 << 20  // a reply of Split or Items is not filled further
 	chunkTarget  = 1 << 20  // a reply of Records is not filled further; one large record goes alone
 	chunkRecords = 16 << 10 // records of a reply
-	callBytes    = 4 << 20  // of records in one call, after which the secondary asks again: what a lost connection wastes at most
+	callBytes    = 4 << 20  // of records in one call, after which the secondary asks again
 	maxBulkCalls = 4        // at once, of one secondary
 )
+
+// LostAtMost is how many bytes of records a lost connection, or a kill of either side, has a sync receive again at most:
+// those of the one call under way, of which the last reply may pass the limit. What was applied before is durable.
+const LostAtMost = callBytes + chunkTarget
 
 // covers reports whether a subscription of a kind takes a keyspace of a scope.
 func covers(k Kind, s storage.Scope) bool { return k == DR || s == storage.Replicated }

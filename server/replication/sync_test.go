@@ -85,7 +85,7 @@ func TestRestartsDuringBootstrapSendNothingTwice(t *testing.T) {
 		data := int64(records) * int64(size+len("base/000000"))
 		// What the stream brought beside the ranges is written by the test's own load, and bounded by it.
 		streamed := p.e.LogBytes(1)
-		underWay := int64(3 * (callBytes + chunkTarget)) // at three interruptions; a tenth covers framing and encryption
+		underWay := int64(3 * LostAtMost) // at three interruptions; a tenth covers framing and encryption
 		if got := px.down.Load() - streamed; got > data*11/10+underWay {
 			t.Errorf("bytes on the wire beside the stream: got %d, want at most 1.1 times the data, %d, and what was under way", got, data)
 		}
