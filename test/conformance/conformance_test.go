@@ -1,0 +1,178 @@
+package conformance
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/lockstepdb/lockstep/test/cluster"
+)
+
+// TestConformance walks every row of every table against real servers. Tables
+// run beside each other; the rows of one run in order.
+func TestConformance(t *testing.T) {
+	tables := readTables(t)
+	w := newWorld(t)
+	t.Run("table", func(t *testing.T) {
+		for _, tab := range tables {
+			t.Run(tab.name, func(t *testing.T) {
+				t.Parallel()
+				walk(t, w, tab)
+			})
+		}
+	})
+}
+
+// sectionOf returns the section of an id, or the page.
+func sectionOf(id string) string {
+	section, _, _ := strings.Cut(id, ":")
+	return section
+}
+
+func referenceIDs(t *testing.T) []string {
+	t.Helper()
+	b, err := os.ReadFile("testdata/reference.ids")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for line := range strings.Lines(string(b)) {
+		if id, _, _ := strings.Cut(strings.TrimSpace(line), " "); id != "" && id != "#" {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// TestEveryLineOfTheReferenceHasARow counts rows per section against the list
+// made from the reference, both ways.
+func TestEveryLineOfTheReferenceHasARow(t *testing.T) {
+	ids := referenceIDs(t)
+	known, want, got, have := map[string]bool{}, map[string]int{}, map[string]int{}, map[string]bool{}
+	for _, id := range ids {
+		if known[id] {
+			t.Errorf("testdata/reference.ids has %s twice", id)
+		}
+		known[id] = true
+		want[sectionOf(id)]++
+	}
+	show := func(id, at string) {
+		if id == "" {
+			return
+		}
+		if !known[id] {
+			t.Errorf("%s: the reference has no %s", at, id)
+		}
+		if !have[id] {
+			have[id] = true
+			got[sectionOf(id)]++
+		}
+	}
+	pending := 0
+	for _, tab := range readTables(t) {
+		for _, r := range tab.rows {
+			if r.pending != "" {
+				pending++
+			}
+			for _, id := range r.ids {
+				show(id, r.at)
+			}
+			for _, s := range r.steps {
+				for _, e := range s.expect {
+					show(e.id, e.at)
+				}
+			}
+		}
+	}
+	for _, id := range ids {
+		if !have[id] {
+			t.Errorf("%s has no row", id)
+		}
+	}
+	for section, n := range want {
+		if got[section] != n {
+			t.Errorf("section %s: %d of %d lines have a row", section, got[section], n)
+		}
+	}
+	t.Logf("%d lines of %d sections; %d rows are pending", len(ids), len(want), pending)
+}
+
+var (
+	quoted   = regexp.MustCompile("`([^`]+)`")
+	braces   = regexp.MustCompile(`^(.*)\{([^{}]*)\}(.*)$`)
+	brackets = regexp.MustCompile(`^(.*)\[([^\[\]]*)\](.*)$`)
+)
+
+// expand gives every path that a name in the documentation stands for:
+// KIND is either kind, {a,b} is a or b, [x] may be left out.
+func expand(name string) []string {
+	if m := braces.FindStringSubmatch(name); m != nil {
+		var all []string
+		for alt := range strings.SplitSeq(m[2], ",") {
+			all = append(all, expand(m[1]+strings.TrimSpace(alt)+m[3])...)
+		}
+		return all
+	}
+	if m := brackets.FindStringSubmatch(name); m != nil {
+		return append(expand(m[1]+m[3]), expand(m[1]+m[2]+m[3])...)
+	}
+	if before, after, ok := strings.Cut(name, "KIND"); ok {
+		return append(expand(before+"dr"+after), expand(before+"performance"+after)...)
+	}
+	return []string{name}
+}
+
+// documented returns patterns of the paths that docs/api.md names.
+func documented(t *testing.T) []string {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join(cluster.Root(), "docs", "api.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, m := range quoted.FindAllStringSubmatch(string(page), -1) {
+		for word := range strings.FieldsSeq(m[1]) {
+			if strings.HasPrefix(word, "sys/") || strings.HasPrefix(word, "auth/") {
+				all = append(all, expand(strings.TrimSuffix(word, ","))...)
+			}
+		}
+	}
+	return all
+}
+
+// named reports whether a documented pattern, in which :x is any segments, is a path's.
+func named(patterns []string, path string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		form := regexp.MustCompile(`:[a-z_]+`).ReplaceAllString(regexp.QuoteMeta(pattern), `.+`)
+		return regexp.MustCompile(`^` + form + `$`).MatchString(path)
+	})
+}
+
+// TestDocsNameEveryEndpoint demands that docs/api.md names each endpoint below
+// sys/ and auth/ that a row shows to be served.
+func TestDocsNameEveryEndpoint(t *testing.T) {
+	patterns := documented(t)
+	if len(patterns) < 30 {
+		t.Fatalf("docs/api.md names %d paths only: has its form changed?", len(patterns))
+	}
+	seen := map[string]bool{}
+	for _, tab := range readTables(t) {
+		for _, r := range tab.rows {
+			for _, s := range r.steps {
+				path, _, _ := strings.Cut(s.path, "?")
+				path = strings.TrimSuffix(path, "/")
+				served := slices.ContainsFunc(s.status, func(code int) bool { return code < 300 })
+				if r.pending != "" || !served || seen[path] || !strings.HasPrefix(path, "sys/") && !strings.HasPrefix(path, "auth/") {
+					continue
+				}
+				seen[path] = true
+				if !named(patterns, path) {
+					t.Errorf("%s: docs/api.md does not name %s %s", s.at, s.method, path)
+				}
+			}
+		}
+	}
+}

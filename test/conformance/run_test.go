@@ -1,0 +1,267 @@
+package conformance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lockstepdb/lockstep/test/cluster"
+)
+
+// answer is what a server said.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+	json   any // nil without a body, or when that is no JSON
+}
+
+func send(n *cluster.Node, token, method, path, body string, headers [][2]string) (*answer, error) {
+	req, err := http.NewRequestWithContext(context.Background(), method, n.API+"/v1/"+path, strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
+		req.Header.Set("X-Vault-Token", token)
+	}
+	for _, h := range headers {
+		req.Header.Add(h[0], h[1])
+	}
+	got, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer got.Body.Close()
+	a := &answer{status: got.StatusCode, header: got.Header}
+	if a.body, err = io.ReadAll(io.LimitReader(got.Body, 16<<20)); err != nil {
+		return nil, err
+	}
+	a.json, _ = decode(a.body)
+	return a, nil
+}
+
+// walker walks one table.
+type walker struct {
+	w       *world
+	vars    map[string]string
+	passed  []string // pending marks that are not needed any more
+	pending int      // rows and expectations that were not there, as marked
+}
+
+// row walks a row's steps; the error says what was otherwise than told.
+func (k *walker) row(r *row) error {
+	for _, s := range r.steps {
+		var err error
+		switch {
+		case s.run != "":
+			err = k.do(s)
+		case s.until && r.pending == "":
+			err = k.await(s)
+		default:
+			err = k.request(s, true)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.at, err)
+		}
+	}
+	return nil
+}
+
+func (k *walker) do(s *step) error {
+	n := k.w.nodes[s.node]
+	if n == nil {
+		return fmt.Errorf("there is no node %q", s.node)
+	}
+	switch s.run {
+	case "kill":
+		n.Kill()
+	case "start":
+		n.Start()
+	case "stop":
+		n.Stop()
+	case "mint":
+		n.MintToken()
+	}
+	return nil
+}
+
+// awaited is how long until waits: longer than anything that a healthy server on a busy machine takes.
+const awaited = time.Minute
+
+func (k *walker) await(s *step) error {
+	end := time.Now().Add(awaited)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := k.request(s, false)
+		if err == nil {
+			return k.request(s, true)
+		}
+		if time.Now().After(end) {
+			return err
+		}
+		<-tick.C
+	}
+}
+
+var variableForm = regexp.MustCompile(`\$\{([^}]+)\}`)
+
+// fill puts values in the place of variables.
+func (k *walker) fill(text string) (string, error) {
+	var missing error
+	out := variableForm.ReplaceAllStringFunc(text, func(v string) string {
+		name := v[2 : len(v)-1]
+		if value, ok := k.vars[name]; ok {
+			return value
+		}
+		value, ok := k.w.variable(name)
+		if !ok {
+			missing = fmt.Errorf("nothing was kept as %q", name)
+		}
+		return value
+	})
+	return out, missing
+}
+
+// request sends a step's request and judges the answer; final counts marks.
+func (k *walker) request(s *step, final bool) error {
+	n := k.w.nodes[s.node]
+	if n == nil {
+		return fmt.Errorf("there is no node %q", s.node)
+	}
+	path, err := k.fill(s.path)
+	if err != nil {
+		return err
+	}
+	body, err := k.fill(s.body)
+	if err != nil {
+		return err
+	}
+	if err := k.guard(n, s, path, body); err != nil {
+		return err
+	}
+	token, err := k.fill(s.who)
+	if s.who == token && err == nil {
+		token, err = k.w.token(s.node, s.who)
+	}
+	if err != nil {
+		return err
+	}
+	headers := slices.Clone(s.headers)
+	for i := range headers {
+		if headers[i][1], err = k.fill(headers[i][1]); err != nil {
+			return err
+		}
+	}
+	a, err := send(n, token, s.method, path, body, headers)
+	if err != nil {
+		return err
+	}
+	return k.judge(s, a, final)
+}
+
+// guard demands that whoever may not make a request is refused: without a
+// token, with one that was revoked or is not of here, or lacks the capability.
+func (k *walker) guard(n *cluster.Node, s *step, path, body string) error {
+	if s.guard == "" {
+		return nil
+	}
+	others := []string{"nobody", "foreign", "revoked", "weak"}
+	if s.guard == "sudo" {
+		others = append(others, "plain")
+	}
+	for _, who := range others {
+		token, err := k.w.token(s.node, who)
+		if err != nil {
+			return err
+		}
+		a, err := send(n, token, s.method, path, body, s.headers)
+		if err != nil {
+			return err
+		}
+		if a.status != http.StatusForbidden || match(a.json, "errors", "~ permission denied") != nil {
+			return fmt.Errorf("%s %s by %s: %d %s, want 403 permission denied", s.method, path, who, a.status, a.body)
+		}
+	}
+	return nil
+}
+
+func (k *walker) judge(s *step, a *answer, final bool) error {
+	if !slices.Contains(s.status, a.status) {
+		return fmt.Errorf("%s %s by %s: %d, want %v: %s", s.method, s.path, s.who, a.status, s.status, a.body)
+	}
+	var wrong []error
+	for _, e := range s.expect {
+		err := k.expect(&e, a)
+		switch {
+		case e.pending == "" && err != nil:
+			wrong = append(wrong, fmt.Errorf("%s: %w", e.at, err))
+		case e.pending != "" && err != nil && final:
+			k.pending++
+		case e.pending != "" && final:
+			k.passed = append(k.passed, e.at)
+		}
+	}
+	if wrong != nil {
+		return fmt.Errorf("%w\nthe whole answer: %d %s", errors.Join(wrong...), a.status, a.body)
+	}
+	for _, keep := range s.keep {
+		v, ok := find(a.json, keep[1])
+		if !ok {
+			return fmt.Errorf("%s is not there to keep: %s", keep[1], a.body)
+		}
+		k.vars[keep[0]] = strings.Trim(text(v), `"`)
+	}
+	return nil
+}
+
+func (k *walker) expect(e *expectation, a *answer) error {
+	want, err := k.fill(e.want)
+	if err != nil {
+		return err
+	}
+	if name, ok := strings.CutPrefix(e.place, "header."); ok {
+		values := make([]any, 0, 1)
+		for _, v := range a.header.Values(name) {
+			values = append(values, v)
+		}
+		return match(map[string]any{"header": values}, "header.0", want)
+	}
+	if e.place == "empty" {
+		if len(a.body) > 0 {
+			return fmt.Errorf("there is a body: %s", a.body)
+		}
+		return nil
+	}
+	return match(a.json, e.place, want)
+}
+
+// walk walks a table's rows in order.
+func walk(t *testing.T, w *world, tab *table) {
+	k := &walker{w: w.with(t, tab.nodes), vars: map[string]string{}}
+	for _, r := range tab.rows {
+		before := *k
+		err := k.row(r)
+		name := fmt.Sprintf("%s (%s) %s", strings.Join(r.ids, " "), r.at, r.title)
+		switch {
+		case r.pending != "" && err != nil:
+			k.pending, k.passed = before.pending+1, before.passed
+			t.Logf("pending %s: %s: %.300s", r.pending, name, err)
+		case r.pending != "":
+			t.Errorf("%s: passes, and is marked as pending %s: take the mark away", name, r.pending)
+		case err != nil:
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, at := range k.passed {
+		t.Errorf("%s: holds, and is marked as pending: take the mark away", at)
+	}
+	t.Logf("%d rows, %d pending", len(tab.rows), k.pending)
+}

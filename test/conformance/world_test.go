@@ -1,0 +1,153 @@
+package conformance
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/lockstepdb/lockstep/test/cluster"
+)
+
+// world holds the servers that tables share: a primary of both sets, its DR
+// secondary and its performance secondary, a cluster without replication and
+// an empty server. Rows leave their roles alone.
+type world struct {
+	t     testing.TB
+	nodes map[string]*cluster.Node
+
+	mu     sync.Mutex
+	tokens map[string]string // by node and whose
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	trio := cluster.NewTrio(t, cluster.Options{})
+	w := &world{t: t, tokens: map[string]string{}, nodes: map[string]*cluster.Node{
+		"primary": trio.Primary, "dr": trio.DR, "performance": trio.Performance,
+		"disabled": cluster.New(t, "disabled", cluster.Options{}), "empty": cluster.New(t, "empty", cluster.Options{}),
+	}}
+	for _, name := range []string{"disabled", "empty"} {
+		w.nodes[name].Start()
+	}
+	w.nodes["disabled"].Init()
+	trio.DR.Token = trio.Primary.Token // a DR secondary has its primary's tokens
+	return w
+}
+
+// with returns the world of one table: the shared servers and its own.
+func (w *world) with(t testing.TB, names []string) *world {
+	t.Helper()
+	own := &world{t: t, nodes: map[string]*cluster.Node{}, tokens: map[string]string{}}
+	for name, n := range w.nodes {
+		own.nodes[name] = n
+	}
+	for _, name := range names {
+		n := cluster.New(t, name, cluster.Options{})
+		n.Start()
+		n.Init()
+		own.nodes[name] = n
+	}
+	return own
+}
+
+// policies of the tokens that are not root's.
+var policies = map[string]string{
+	"weak":  `path "kv/nothing" { capabilities = ["read"] }`,
+	"plain": `path "*" { capabilities = ["create", "read", "update", "delete", "list", "patch"] }`,
+}
+
+// token returns whose token for a node, made when it is first asked for.
+func (w *world) token(node, who string) (string, error) {
+	n := w.nodes[node]
+	switch who {
+	case "nobody":
+		return "", nil
+	case "root":
+		return n.Token, nil
+	case "foreign":
+		return "hvs.ABCDEFGHIJKLMNOPQRSTUVWX", nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if node == "dr" {
+		n, node = w.nodes["primary"], "primary"
+	}
+	if token := w.tokens[node+" "+who]; token != "" {
+		return token, nil
+	}
+	token, err := w.make(n, node, who)
+	if err == nil {
+		w.tokens[node+" "+who] = token
+	}
+	return token, err
+}
+
+func (w *world) make(n *cluster.Node, node, who string) (string, error) {
+	name := who
+	if who == "revoked" {
+		name = "plain"
+	}
+	policy, ok := policies[name]
+	if !ok {
+		return "", fmt.Errorf("nobody is called %q", who)
+	}
+	body, err := json.Marshal(map[string]string{"policy": policy})
+	if err != nil {
+		return "", err
+	}
+	if _, err := ask(n, n.Token, "PUT", "sys/policies/acl/"+name, string(body), 200, 204); err != nil {
+		return "", err
+	}
+	answer, err := ask(n, n.Token, "POST", "auth/token/create", fmt.Sprintf(`{"policies":[%q]}`, name), 200)
+	if err != nil {
+		return "", err
+	}
+	got, _ := find(answer.json, "auth.client_token")
+	token, _ := got.(string)
+	if token == "" {
+		return "", fmt.Errorf("no token for %s of %s: %s", who, node, answer.body)
+	}
+	if who == "revoked" {
+		_, err = ask(n, n.Token, "POST", "auth/token/revoke", fmt.Sprintf(`{"token":%q}`, token), 204, 200)
+	}
+	return token, err
+}
+
+func ask(n *cluster.Node, token, method, path, body string, want ...int) (*answer, error) {
+	a, err := send(n, token, method, path, body, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, code := range want {
+		if a.status == code {
+			return a, nil
+		}
+	}
+	return nil, fmt.Errorf("%s %s at %s: %d %s", method, path, n.Name, a.status, a.body)
+}
+
+// variables that every table has.
+func (w *world) variable(name string) (string, bool) {
+	node, what, ok := strings.Cut(name, ".")
+	n := w.nodes[node]
+	if !ok || n == nil {
+		return "", false
+	}
+	switch what {
+	case "api":
+		return n.API, true
+	case "cluster":
+		return n.Cluster, true
+	case "token":
+		return n.Token, true
+	}
+	return "", false
+}
+
+var client = &http.Client{
+	Timeout:       cluster.Deadline,
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
