@@ -24,6 +24,7 @@ func TestConformance(t *testing.T) {
 			})
 		}
 	})
+	t.Run("typed calls of the stock clients", func(t *testing.T) { typedCalls(t, w) })
 }
 
 // sectionOf returns the section of an id, or the page.
