@@ -108,7 +108,7 @@ var (
 )
 
 // expand gives every path that a name in the documentation stands for:
-// KIND is either kind, {a,b} is a or b, [x] may be left out.
+// KIND is either kind, {a,b} is a or b, [x,y] may be left out.
 func expand(name string) []string {
 	if m := braces.FindStringSubmatch(name); m != nil {
 		var all []string
@@ -118,7 +118,11 @@ func expand(name string) []string {
 		return all
 	}
 	if m := brackets.FindStringSubmatch(name); m != nil {
-		return append(expand(m[1]+m[3]), expand(m[1]+m[2]+m[3])...)
+		all := expand(m[1] + m[3])
+		for alt := range strings.SplitSeq(m[2], ",") {
+			all = append(all, expand(m[1]+strings.TrimSpace(alt)+m[3])...)
+		}
+		return all
 	}
 	if before, after, ok := strings.Cut(name, "KIND"); ok {
 		return append(expand(before+"dr"+after), expand(before+"performance"+after)...)
