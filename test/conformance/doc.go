@@ -17,7 +17,9 @@
 //	2.2:255 data.mode  string         the same, with an id of its own
 //	until GET sys/…                   repeat the request until all that is said of its answer holds
 //	keep token wrap_info.token        ${token} stands for that value from here on
-//	run kill | start | stop | mint    something done to the node instead of a request; mint makes a root token offline
+//	run kill | start | stop           something done to the node instead of a request
+//	run mint                          a root token, made offline
+//	run rot                           a byte of the stopped node's index is changed
 //	differs: why                      the answer is another than Vault's on purpose
 //	pending roles: what               not built yet, and which part brings it; the test fails when such a row passes
 //

@@ -1,11 +1,14 @@
 package conformance
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -88,8 +91,35 @@ func (k *walker) do(s *step) error {
 		n.Stop()
 	case "mint":
 		n.MintToken()
+	case "rot":
+		rotLeaf(k.w.t, n)
 	}
 	return nil
+}
+
+// rotLeaf changes a byte of the sum of an index leaf in a stopped node's state file, in every copy that lies there.
+func rotLeaf(t testing.TB, n *cluster.Node) {
+	t.Helper()
+	file := filepath.Join(n.Store(), "state.db")
+	var leaf []byte
+	cluster.Offset(t, file, func(buckets []string, _, value []byte) int {
+		if strings.HasPrefix(buckets[0], "l") && len(value) >= 32 { // "l" and a keyspace's id: its leaves
+			leaf = bytes.Clone(value)
+		}
+		return -1
+	})
+	text, err := os.ReadFile(file)
+	if err != nil || leaf == nil {
+		t.Fatalf("%s has no index leaf: %v", file, err)
+	}
+	for from := 0; ; {
+		at := bytes.Index(text[from:], leaf)
+		if at < 0 {
+			return
+		}
+		cluster.FlipByte(t, file, int64(from+at+12), 0x40) // behind level and count
+		from += at + len(leaf)
+	}
 }
 
 // awaited is how long until waits: longer than anything that a healthy server on a busy machine takes.

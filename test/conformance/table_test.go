@@ -58,7 +58,7 @@ var (
 	statusForm  = regexp.MustCompile(`^\d{3}(\|\d{3})*$`)
 	methods     = map[string]bool{"GET": true, "HEAD": true, "POST": true, "PUT": true, "PATCH": true, "DELETE": true, "LIST": true}
 	parts       = map[string]bool{"roles": true, "seal": true, "auth": true, "filters": true, "metrics": true}
-	doings      = map[string]bool{"kill": true, "start": true, "stop": true, "mint": true}
+	doings      = map[string]bool{"kill": true, "start": true, "stop": true, "mint": true, "rot": true}
 )
 
 func readTables(t *testing.T) []*table {
