@@ -66,7 +66,9 @@ func (k *walker) row(r *row) error {
 		case s.run != "":
 			err = k.do(s)
 		case s.until && r.pending == "":
-			err = k.await(s)
+			err = k.await(s, awaited)
+		case s.until:
+			err = k.await(s, shortly)
 		default:
 			err = k.request(s, true)
 		}
@@ -123,10 +125,14 @@ func rotLeaf(t testing.TB, n *cluster.Node) {
 }
 
 // awaited is how long until waits: longer than anything that a healthy server on a busy machine takes.
-const awaited = time.Minute
+// A row that is pending is not worth that.
+const (
+	awaited = time.Minute
+	shortly = 3 * time.Second
+)
 
-func (k *walker) await(s *step) error {
-	end := time.Now().Add(awaited)
+func (k *walker) await(s *step, limit time.Duration) error {
+	end := time.Now().Add(limit)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
