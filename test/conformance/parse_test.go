@@ -32,7 +32,7 @@ func TestALineThatSaysNothingIsRefusedWithItsPlace(t *testing.T) {
 	}
 	s := tab.rows[0].steps[0]
 	if s.guard != "sudo" || !s.until || len(s.status) != 2 || s.body != `{"a":1}` || len(s.headers) != 1 ||
-		s.expect[0] != (expectation{"t.table:7", "2.2:255", "data.mode", `= "x"`, "seal"}) || s.keep[0] != [2]string{"m", "data.mode"} {
+		s.expect[0] != (expectation{"t.table:7", 7, "2.2:255", "data.mode", `= "x"`, "seal"}) || s.keep[0] != [2]string{"m", "data.mode"} {
 		t.Errorf("got %+v", s)
 	}
 }

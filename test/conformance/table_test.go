@@ -17,6 +17,7 @@ type row struct {
 	title   string
 	differs string
 	pending string // the part that brings it; empty when it is there
+	marked  int    // line of that mark
 	steps   []*step
 }
 
@@ -39,6 +40,7 @@ type step struct {
 
 type expectation struct {
 	at      string
+	line    int
 	id      string // empty when it is the row's
 	place   string
 	want    string
@@ -92,6 +94,7 @@ type parser struct {
 	headers [][2]string
 	guard   string
 	at      string
+	number  int // of the line
 }
 
 func parse(name, text string) (*table, error) {
@@ -101,7 +104,7 @@ func parse(name, text string) (*table, error) {
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		p.at = fmt.Sprintf("%s:%d", name, i+1)
+		p.at, p.number = fmt.Sprintf("%s:%d", name, i+1), i+1
 		if err := p.line(line); err != nil {
 			return nil, fmt.Errorf("%s: %w: %s", p.at, err, line)
 		}
@@ -151,7 +154,7 @@ func (p *parser) line(line string) error {
 		if !ok || !parts[part] || why == "" {
 			return fmt.Errorf("want pending PART: WHAT")
 		}
-		p.row.pending = part
+		p.row.pending, p.row.marked = part, p.number
 	case word == "run":
 		if !doings[rest] {
 			return fmt.Errorf("unknown doing")
@@ -225,7 +228,7 @@ func (p *parser) answer(line string) error {
 		p.step.keep = append(p.step.keep, [2]string{name, strings.TrimSpace(place)})
 		return nil
 	}
-	e := expectation{at: p.at}
+	e := expectation{at: p.at, line: p.number}
 	if m := pendingForm.FindStringSubmatch(line); m != nil {
 		if !parts[m[2]] {
 			return fmt.Errorf("%q is no part", m[2])
