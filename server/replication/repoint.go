@@ -59,7 +59,10 @@ func (n *Node) forgetPrimary(k Kind, set *setConfig) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	n.link[k].update(func(l *linkState) { l.Known, l.Primary, l.DialError, l.LastRefusal = nil, primaryPeer{}, "", "" })
+	n.link[k].update(func(l *linkState) {
+		l.Known, l.Primary, l.DialError, l.LastRefusal = nil, primaryPeer{}, "", ""
+		l.Machine = State{Name: StateIdle, Reason: noPrimary(k), Syncing: n.engine.SyncState() != nil}
+	})
 	n.log.Info("the primary is forgotten", "set", string(k))
 	return fmt.Sprintf(text, k), nil
 }

@@ -29,7 +29,7 @@ var (
 )
 
 // patience ends a test that waits for something that does not come.
-const patience = 3 * time.Minute
+const patience = time.Minute
 
 // cluster is a node with a real engine, and TLS and gRPC on loopback.
 type cluster struct {
