@@ -185,6 +185,9 @@ func (c *core) build() error {
 		return fmt.Errorf("start replication: %w", err)
 	}
 	c.vault.SetReplication(c.replication)
+	if n.cfg.built != nil {
+		n.cfg.built(c)
+	}
 	return nil
 }
 
