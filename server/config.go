@@ -38,6 +38,7 @@ type Config struct {
 	Reload <-chan struct{} // each value makes the server read certificates and log level again; may be nil
 	Ready  func(Addresses) // called once, when requests are answered; may be nil
 	Seam   boltfile.Seam   // stands around every commit, for fault tests; may be nil
+	built  func(*core)     // sees each core before it runs, for tests; may be nil
 }
 
 // Listener says where the API listens, and with which certificate.

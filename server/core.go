@@ -31,9 +31,10 @@ type core struct {
 	vault       *vault.Core
 
 	switching sync.Mutex    // one Switch at a time
-	switched  chan struct{} // closed when another generation became live
-	role      engine.Role   // of that one
-	undecided error         // set before switched is closed: which generation is live is not known, and the process must end
+	switched  chan struct{} // closed when another generation became live, or this one is to be opened in another role
+	becoming  waiting       // what is answered until then
+	drain     func(context.Context)
+	undecided error // set before switched is closed: which generation is live is not known, and the process must end
 }
 
 // runCore opens the live generation and serves it until ctx ends, another
@@ -175,6 +176,8 @@ func (c *core) build() error {
 		Version:           info.Version,
 		FreeDisk:          n.dir.FreeDisk,
 		Switch:            c.switchTo,
+		Reopen:            c.reopen,
+		Mark:              c.mark,
 		Handle:            c.vault.Handle,
 		HeartbeatInterval: n.cfg.Replication.HeartbeatInterval,
 	})
@@ -182,6 +185,9 @@ func (c *core) build() error {
 		return fmt.Errorf("start replication: %w", err)
 	}
 	c.vault.SetReplication(c.replication)
+	if n.cfg.built != nil {
+		n.cfg.built(c)
+	}
 	return nil
 }
 
@@ -245,7 +251,11 @@ func (c *core) run(ctx context.Context) (again bool, err error) {
 		failed = api
 	}
 	c.endRequests(again, failed != nil || c.undecided != nil)
-	err = errors.Join(c.undecided, api.stop(), repl.stop(), eng.stop())
+	err = errors.Join(c.undecided, api.stop())
+	if again && c.drain != nil {
+		c.drain(context.WithoutCancel(ctx))
+	}
+	err = errors.Join(err, repl.stop(), eng.stop())
 	return again && err == nil, err
 }
 
@@ -259,7 +269,7 @@ func (c *core) endRequests(again, failed bool) {
 	case failed:
 		why.reason, grace = "the server stops after a failure; its log names it", 0
 	case again:
-		why, grace = changing(c.role), switchGrace
+		why, grace = c.becoming, switchGrace
 	}
 	if s := g.shut(why); s != nil {
 		s.drain(grace)
@@ -268,8 +278,10 @@ func (c *core) endRequests(again, failed bool) {
 	c.node.lingering = nil
 }
 
+const changingReason = "the cluster's role is changing: try again in a moment"
+
 func changing(to engine.Role) waiting {
-	return waiting{reason: "the cluster's role is changing: try again in a moment", becoming: &to}
+	return waiting{reason: changingReason, becoming: &to}
 }
 
 func (c *core) initDev(ctx context.Context) error {
@@ -309,7 +321,36 @@ func (c *core) switchTo(id engine.Identity, role engine.Role, notes map[string][
 	} else {
 		c.log.Info("another generation is live", "from", c.gen.Name, "to", next.Name)
 	}
-	c.node.lingering, c.role = s, role
+	c.node.lingering, c.becoming = s, changing(role)
 	close(c.switched)
 	return err
+}
+
+// reopen is replication.Config.Reopen: the same generation, opened in another role.
+func (c *core) reopen(role engine.Role, secondary bool, drain func(context.Context)) error {
+	c.switching.Lock()
+	defer c.switching.Unlock()
+	select {
+	case <-c.switched:
+		return errors.New("the cluster's role is changing already")
+	default:
+	}
+	g := &c.node.gate
+	why := waiting{reason: changingReason}
+	s := g.shut(why)
+	if err := c.node.dir.Rewrite(c.gen, role, secondary); err != nil {
+		g.reopen(s)
+		return err
+	}
+	c.log.Info("the store is opened in another role", "generation", c.gen.Name, "log", role.String())
+	c.node.lingering, c.becoming, c.drain = s, why, drain
+	close(c.switched)
+	return nil
+}
+
+// mark is replication.Config.Mark.
+func (c *core) mark(secondary bool) error {
+	c.switching.Lock()
+	defer c.switching.Unlock()
+	return c.node.dir.Rewrite(c.gen, c.gen.Role, secondary)
 }

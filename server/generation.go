@@ -121,21 +121,40 @@ func (d *DataDir) Prepare(id engine.Identity, role engine.Role, secondary bool, 
 	return d.readGeneration(name)
 }
 
-func (d *DataDir) fill(dir string, id engine.Identity, role engine.Role, secondary bool, notes map[string][]byte) error {
-	d.at("create")
-	if err := engine.Create(dir, id, notes); err != nil {
-		return err
+// Rewrite says how a generation is to be opened from the next time on: in which role, and whether a primary holds what it holds. One rename decides.
+func (d *DataDir) Rewrite(g *Generation, role engine.Role, secondary bool) error {
+	file := filepath.Join(g.Dir, roleName)
+	d.at("write role")
+	if err := writeSynced(file+unfinishedSuffix, encodeRole(role, secondary)); err != nil {
+		return fmt.Errorf("change the role of generation %s: %w", g.Name, err)
 	}
-	d.at("role")
+	d.at("rename role")
+	if err := renameSynced(file+unfinishedSuffix, file); err != nil {
+		return fmt.Errorf("change the role of generation %s: %w", g.Name, err)
+	}
+	d.at("role changed")
+	return nil
+}
+
+func encodeRole(role engine.Role, secondary bool) []byte {
 	r := roleFile{Format: roleFormat, Log: writerLog, Secondary: secondary}
 	if role == engine.Verbatim {
 		r.Log = verbatimLog
 	}
 	b, err := json.Marshal(r)
 	if err != nil {
+		panic("internal error: " + err.Error()) // our own type always encodes
+	}
+	return append(b, '\n')
+}
+
+func (d *DataDir) fill(dir string, id engine.Identity, role engine.Role, secondary bool, notes map[string][]byte) error {
+	d.at("create")
+	if err := engine.Create(dir, id, notes); err != nil {
 		return err
 	}
-	if err := writeSynced(filepath.Join(dir, roleName), append(b, '\n')); err != nil {
+	d.at("role")
+	if err := writeSynced(filepath.Join(dir, roleName), encodeRole(role, secondary)); err != nil {
 		return err
 	}
 	d.at("rename generation")

@@ -21,6 +21,8 @@ type committer struct {
 	mu      sync.Mutex // guards what follows: exclusive work changes it while the committer rests
 	fork    wal.Fork   // of this opening; zero until the first own frame
 	ordinal uint64
+	epoch   bool   // the next fork begins an epoch
+	above   uint64 // whose ordinal is above this one
 	chain   wal.Hash
 	last    wal.Position
 
@@ -103,10 +105,13 @@ func (c *committer) mint(first uint64) error {
 		return err
 	}
 	reign := c.e.hist.next(fork, first, c.e.Identity(), c.e.cfg.Now())
+	if c.epoch {
+		reign.Ordinal = max(reign.Ordinal, c.above) + 1
+	}
 	if err := c.e.hist.add(c.e.wal, reign); err != nil {
 		return fmt.Errorf("noting a new fork: %w", err)
 	}
-	c.fork, c.ordinal = fork, reign.Ordinal
+	c.fork, c.ordinal, c.epoch = fork, reign.Ordinal, false
 	return nil
 }
 

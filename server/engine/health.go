@@ -137,8 +137,17 @@ func stage(progress func(string, uint64, uint64), name string) func(done, total 
 // Reindex rebuilds leaves, stored digests and totals from the records. When the truth differs from what the log's frames say, the totals of this engine are the truth from then on.
 // Writes wait until it has ended.
 func (e *Engine) Reindex(ctx context.Context, progress func(stage string, done, total uint64)) (wrong uint64, err error) {
+	return e.reindex(ctx, true, progress)
+}
+
+// ReindexUnflushed is Reindex that leaves what waits for a checkpoint where it is: writes wait less long.
+func (e *Engine) ReindexUnflushed(ctx context.Context, progress func(stage string, done, total uint64)) (wrong uint64, err error) {
+	return e.reindex(ctx, false, progress)
+}
+
+func (e *Engine) reindex(ctx context.Context, flush bool, progress func(stage string, done, total uint64)) (wrong uint64, err error) {
 	err = e.alone(ctx, func(ctx context.Context) error {
-		if e.sync.spooling() == nil {
+		if flush && e.sync.spooling() == nil {
 			if err := e.flushLocked(ctx); err != nil {
 				return err
 			}

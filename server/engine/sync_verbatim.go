@@ -281,32 +281,49 @@ func (e *Engine) endVerbatim(ctx context.Context, _ *storage.SyncState, progress
 		if s == nil {
 			return errNoSync
 		}
-		if !s.Complete {
-			complete := *s
-			complete.Complete = true
-			if err := e.state.StartAfter(s.From, s.FromChain, &complete); err != nil {
-				return e.abandon(ctx, fmt.Errorf("ending a sync: %w", err))
-			}
-			s = &complete
-			e.sync.begin(s, true)
+		if err := e.completeVerbatim(ctx, s); err != nil {
+			return err
 		}
 		r := newReplay(e, s.Until.Index)
 		if err := r.log(ctx, e.state.Applied()+1, progress); err != nil {
 			return err
 		}
-		if err := e.flushLocked(ctx); err != nil {
+		if err := e.settleVerbatim(ctx, r); err != nil {
 			return err
 		}
-		// What the replayed entries say of a sync of their own (of a performance secondary whose DR secondary this is) stays.
-		if err := e.state.SetSync(r.syncing); err != nil {
-			return e.abandon(ctx, fmt.Errorf("ending a sync: %w", err))
-		}
-		e.sync.begin(r.syncing, false)
-		e.seq.ledger.reload()
-		e.seq.cursors, e.seq.syncing = e.cursors(), r.syncing
-		at, chain := e.wal.End()
-		e.takePlace(at, chain)
-		e.system.Add(1)
+		at, _ := e.wal.End()
 		return e.bases.add(e.wal, at.Index, e.state.Totals())
 	})
+}
+
+// completeVerbatim records that all ranges are here: from then on the state goes on from S by the own log.
+func (e *Engine) completeVerbatim(ctx context.Context, s *storage.SyncState) error {
+	if s.Complete {
+		return nil
+	}
+	complete := *s
+	complete.Complete = true
+	if err := e.state.StartAfter(s.From, s.FromChain, &complete); err != nil {
+		return e.abandon(ctx, fmt.Errorf("ending a sync: %w", err))
+	}
+	e.sync.begin(&complete, true)
+	return nil
+}
+
+// settleVerbatim ends a sync whose frames have been replayed.
+func (e *Engine) settleVerbatim(ctx context.Context, r *replay) error {
+	if err := e.flushLocked(ctx); err != nil {
+		return err
+	}
+	// What the replayed entries say of a sync of their own (of a performance secondary whose DR secondary this is) stays.
+	if err := e.state.SetSync(r.syncing); err != nil {
+		return e.abandon(ctx, fmt.Errorf("ending a sync: %w", err))
+	}
+	e.sync.begin(r.syncing, false)
+	e.seq.ledger.reload()
+	e.seq.cursors, e.seq.syncing = e.cursors(), r.syncing
+	at, chain := e.wal.End()
+	e.takePlace(at, chain)
+	e.system.Add(1)
+	return nil
 }

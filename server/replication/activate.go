@@ -28,6 +28,12 @@ type SecondaryEnable struct {
 func (n *Node) EnableSecondary(ctx context.Context, k Kind, p SecondaryEnable) (warning string, err error) {
 	n.admin.Lock()
 	defer n.admin.Unlock()
+	if in := n.underWay(); in != nil {
+		return "", refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
+	}
+	if isKeyToken(p.Token) {
+		return n.enableByKey(k, p.Token)
+	}
 	claims, err := token.Peek(p.Token)
 	if err != nil {
 		return "", refuse("token: %v", err)
@@ -52,18 +58,35 @@ func (n *Node) EnableSecondary(ctx context.Context, k Kind, p SecondaryEnable) (
 	if err != nil {
 		return "", err
 	}
-	if err := n.become(k, api, w, key); err != nil {
+	if err := n.become(k, claims, api.base.String(), w, key); err != nil {
 		return "", err
 	}
-	warning = "This cluster has found the primary and becomes its secondary: it will not answer for a short while, and is complete after the first synchronisation."
+	warning = becomesWarning
 	if api.base.Scheme == "http" {
 		warning += " The primary's API address is plain http: token and answer crossed the network unprotected."
 	}
 	return warning, nil
 }
 
-// anew is what an operator can do where this version has no call that ends a part in a set.
-const anew = "stop this server, move its data directory away, and start it anew"
+const becomesWarning = "This cluster has found the primary and becomes its secondary: it will not answer for a short while, and is complete after the first synchronisation."
+
+// enableByKey is EnableSecondary with a token for this cluster's public key: the primary's API is not called.
+func (n *Node) enableByKey(k Kind, text string) (string, error) {
+	w, claims, key, err := n.openKeyToken(k, text)
+	if err != nil {
+		return "", err
+	}
+	if err := n.mayBecomeSecondary(k); err != nil {
+		return "", err
+	}
+	if err := n.mayBeFilledBy(k, claims); err != nil {
+		return "", err
+	}
+	if err := n.become(k, claims, "", w, key); err != nil {
+		return "", err
+	}
+	return becomesWarning, nil
+}
 
 // mayBecomeSecondary checks the allowed combinations (DESIGN 8).
 func (n *Node) mayBecomeSecondary(k Kind) error {
@@ -72,9 +95,9 @@ func (n *Node) mayBecomeSecondary(k Kind) error {
 		switch {
 		case set == nil || other == k && n.Revoked(k):
 		case other == k && set.Mode == Secondary:
-			return refuse("this cluster is a %s secondary already: to enrol it again, revoke it on its primary first (sys/replication/%s/primary/revoke-secondary), or %s", k, k, anew)
+			return refuse("this cluster is a %s secondary already: %s/secondary/update-primary gives it another primary and keeps its data; to begin from empty, disable it first (%s/secondary/disable)", k, k, k)
 		default:
-			return refuse("this cluster is a %s %s, and enabling a secondary begins with an empty store: this version cannot disable that; %s", other, set.Mode, anew)
+			return refuse("this cluster is a %s %s, and enabling a secondary begins with an empty store: disable that first (%s/%s/disable)", other, set.Mode, other, set.Mode)
 		}
 	}
 	return nil
@@ -92,7 +115,7 @@ func (n *Node) mayBeFilledBy(k Kind, c token.Claims) error {
 		return fmt.Errorf("the stored CA of the %s set: %w", k, err)
 	}
 	if c.Set != set.Set || c.CAHash != sha256Sum(ca[0].Raw) {
-		return refuse("this cluster is still empty and belongs to %s set %s: give it an activation token of the same primary, or %s", k, set.Set, anew)
+		return refuse("this cluster is still empty and belongs to %s set %s: give it an activation token of the same primary", k, set.Set)
 	}
 	return nil
 }
@@ -224,8 +247,8 @@ func (w *welcome) set(c token.Claims, apiAddr string) *setConfig {
 }
 
 // become switches to a new, empty store as the secondary that the primary accepted.
-func (n *Node) become(k Kind, api *primaryAPI, w *welcome, key []byte) error {
-	set := w.set(api.claims, api.base.String())
+func (n *Node) become(k Kind, c token.Claims, apiAddr string, w *welcome, key []byte) error {
+	set := w.set(c, apiAddr)
 	set.Generation = n.now().UnixNano()
 	if len(set.Primaries) > 0 {
 		set.ClusterAddr = set.Primaries[0]

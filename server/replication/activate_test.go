@@ -84,11 +84,11 @@ func TestEnableSecondaryRefusesParametersAndRoles(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) { wantRefused(t, err, tt.says) })
 	}
 	_, err := p.EnableSecondary(ctx, DR, SecondaryEnable{Token: text})
-	wantRefused(t, err, "move its data directory away")
+	wantRefused(t, err, "disable")
 	q := newStation(t)
 	q.mustEnable(Performance)
 	_, err = q.EnableSecondary(ctx, DR, SecondaryEnable{Token: text})
-	wantRefused(t, err, "move its data directory away")
+	wantRefused(t, err, "disable")
 }
 
 func TestAnErrorOfThePrimaryIsToldAsVaultTellsIt(t *testing.T) {

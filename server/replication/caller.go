@@ -52,7 +52,10 @@ func (n *Node) caller(ctx context.Context) (peer, error) {
 // enrolled checks that a secondary is known, not revoked, and enrolled by the token that its certificate belongs to.
 func (n *Node) enrolled(p peer) error {
 	set := n.set(p.Kind)
-	if set == nil || set.Mode != Primary || set.Set != p.Set {
+	switch {
+	case set == nil || set.Mode != Primary:
+		return errLeft(p.Kind) // it asks again: a successor may answer
+	case set.Set != p.Set:
 		return status.Errorf(codes.PermissionDenied, "this cluster is not the primary of %s set %s", p.Kind, p.Set)
 	}
 	r, err := n.readSecondary(p.Kind, p.ID)
@@ -64,6 +67,7 @@ func (n *Node) enrolled(p peer) error {
 		return status.Errorf(codes.PermissionDenied, "secondary %q is not known here: it needs an activation token", p.ID)
 	case r.State == secondaryRevoked || r.JTI != p.JTI:
 		return revokedStatus(p.ID)
+	case r.State == secondaryIssued && r.KeyUntil > n.now().Unix(): // its token was the certificate itself
 	case r.State != secondaryActive:
 		return status.Errorf(codes.PermissionDenied, "secondary %q has not been activated", p.ID)
 	}
@@ -102,7 +106,8 @@ type secondaryRecord struct {
 	IssuedAt uint64 `json:"issued_at"` // own index when the token was minted: log is held from there until it first connects
 	Added    int64  `json:"added"`     // Unix seconds
 	Changed  int64  `json:"changed"`
-	Acked    uint64 `json:"acked,omitempty"` // last acknowledged index, stored now and then
+	Acked    uint64 `json:"acked,omitempty"`     // last acknowledged index, stored now and then
+	KeyUntil int64  `json:"key_until,omitempty"` // issued for a public key: Unix seconds until which it may come for the first time
 
 	APIAddr     string `json:"api_addr,omitempty"` // as told at activation
 	ClusterAddr string `json:"cluster_addr,omitempty"`

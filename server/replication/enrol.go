@@ -60,14 +60,8 @@ func (n *Node) SecondaryToken(ctx context.Context, k Kind, id string, ttl time.D
 	if err != nil {
 		return nil, err
 	}
-	if ttl == 0 {
-		ttl = defaultTTL
-	}
-	switch {
-	case !validID(id):
-		return nil, refuse("id must be 1 to 63 letters, digits, dots, dashes or underscores, beginning with a letter or digit")
-	case ttl < time.Second || ttl > maxTTL:
-		return nil, refuse("ttl must be between 1s and %v", maxTTL)
+	if ttl, err = checkEnrolment(id, ttl); err != nil {
+		return nil, err
 	}
 	claims, text, err := n.mint(k, set, id, ttl)
 	if err != nil {
@@ -83,6 +77,20 @@ func (n *Node) SecondaryToken(ctx context.Context, k Kind, id string, ttl time.D
 	}
 	n.log.Info("activation token issued", "set", string(k), "secondary", id, "ttl", ttl.String())
 	return a, nil
+}
+
+// checkEnrolment checks what an operator calls a secondary and for how long its token is to be good.
+func checkEnrolment(id string, ttl time.Duration) (time.Duration, error) {
+	if ttl == 0 {
+		ttl = defaultTTL
+	}
+	switch {
+	case !validID(id):
+		return 0, refuse("id must be 1 to 63 letters, digits, dots, dashes or underscores, beginning with a letter or digit")
+	case ttl < time.Second || ttl > maxTTL:
+		return 0, refuse("ttl must be between 1s and %v", maxTTL)
+	}
+	return ttl, nil
 }
 
 func (n *Node) mint(k Kind, set *setConfig, id string, ttl time.Duration) (token.Claims, token.Activation, error) {

@@ -145,18 +145,27 @@ func eventually(t testing.TB, what string, ok func() bool) {
 
 // serve is the part of the API that activation uses, with the envelope and errors of vault-api.
 func (s *station) serve(w http.ResponseWriter, r *http.Request) {
+	version := s.cfg.Version
+	if v, ok := s.version.Load().(string); ok {
+		version = v
+	}
+	lose := func() bool {
+		s.unwraps.Add(1)
+		return s.loseNext.Add(-1) >= 0
+	}
+	serveActivation(w, r, s.Node, version, s.clock.now(), lose)
+}
+
+// serveActivation answers for a node; an answer to unwrap that is lost has been given nevertheless.
+func serveActivation(w http.ResponseWriter, r *http.Request, n *Node, version string, now time.Time, lose func() bool) {
 	var in struct{ Token, CSR string }
 	body, _ := io.ReadAll(r.Body)
 	_ = json.Unmarshal(body, &in)
 	switch r.URL.Path {
 	case "/v1/sys/health":
-		version := s.cfg.Version
-		if v, ok := s.version.Load().(string); ok {
-			version = v
-		}
-		fmt.Fprintf(w, `{"initialized":true,"sealed":false,"version":%q,"server_time_utc":%d}`, version, s.clock.now().Unix())
+		fmt.Fprintf(w, `{"initialized":true,"sealed":false,"version":%q,"server_time_utc":%d}`, version, now.Unix())
 	case "/v1/sys/wrapping/lookup":
-		a, err := s.LookupActivation(in.Token)
+		a, err := n.LookupActivation(in.Token)
 		if err != nil {
 			answerError(w, err)
 			return
@@ -164,9 +173,9 @@ func (s *station) serve(w http.ResponseWriter, r *http.Request) {
 		a.Lookup["creation_path"] = a.CreationPath
 		answerData(w, a.Lookup)
 	case "/v1/sys/wrapping/unwrap":
-		s.unwraps.Add(1)
-		data, err := s.Redeem(r.Context(), in.Token, in.CSR, r.RemoteAddr)
-		if s.loseNext.Add(-1) >= 0 {
+		lost := lose()
+		data, err := n.Redeem(r.Context(), in.Token, in.CSR, r.RemoteAddr)
+		if lost {
 			panic(http.ErrAbortHandler)
 		}
 		if err != nil {

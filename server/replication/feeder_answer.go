@@ -26,6 +26,9 @@ func (f *feeder) send(ctx context.Context) error {
 	if h.Kind != f.peer.Kind {
 		return status.Errorf(codes.PermissionDenied, "a hello for a %s subscription with the certificate of a %s secondary", h.Kind, f.peer.Kind)
 	}
+	if err := f.n.keyCame(ctx, f.peer); err != nil {
+		return err
+	}
 	f.from = originOf(f.peer, h)
 	f.s.join(f)
 	f.win = newWindow(h.Window)
@@ -68,7 +71,7 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 		return nil, status.Error(codes.FailedPrecondition, "this cluster has left the set")
 	}
 	id, end := e.Identity(), e.Position()
-	history := durable(e.History(), end.Index)
+	history, own := f.n.setHistory(f.peer.Kind, set, end.Index)
 	a := &answer{
 		head: f.head(end), History: history, ClusterID: id.ClusterID, ClusterName: id.ClusterName,
 	}
@@ -78,7 +81,7 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 		Identity: f.s.identity(f.peer, h.History),
 	}
 	d := place(&feederPlace{
-		Kind: f.peer.Kind, Set: set.Set, Version: f.n.cfg.Version, History: history, End: end, First: e.FirstIndex(), Floor: f.floor(),
+		Kind: f.peer.Kind, Set: set.Set, Version: f.n.cfg.Version, History: history, Own: own, End: end, First: e.FirstIndex(), Floor: f.floor(),
 		Chain: func(index uint64) (wal.Hash, bool) {
 			c, err := e.ChainAt(index)
 			return c, err == nil
@@ -89,10 +92,13 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 	case d.Kind == Continue && h.Repair != "":
 		d.Kind, a.Reason = Repair, h.Repair
 	case d.Kind == Continue && h.Sync != nil:
-		a.Resume = onHistory(history, end.Index, h.Sync.From) && onHistory(history, end.Index, h.Sync.Until)
+		a.Resume = onHistory(own, end.Index, h.Sync.From) && onHistory(own, end.Index, h.Sync.Until)
 		if !a.Resume {
 			d.Kind, a.Reason = Repair, "the sync that was under way read from a history that is not this primary's"
 		}
+	}
+	if d.Kind == Rewind { // nothing is archived yet: what differs is decided for this cluster, by comparing
+		d.Kind, a.Reason = Repair, d.Reason+": what differs is decided for the primary"
 	}
 	a.Kind = wireAnswer(d.Kind)
 	switch d.Kind {
@@ -108,8 +114,9 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 		v := e.Finished()
 		a.From, a.Chain = v.Position(), v.Chain()
 		v.Release()
-	case Rewind:
-		a.From = d.At
+		if a.From.Index > 0 && !onHistory(own, end.Index, a.From) {
+			return nil, status.Error(codes.Unavailable, "this cluster has just been promoted and makes its first checkpoint: ask again")
+		}
 	}
 	// Held before the answer is given: the secondary's spool begins there, whatever it had acknowledged before.
 	welcome := d.Kind == Continue || d.Kind == Repair || d.Kind == Bootstrap

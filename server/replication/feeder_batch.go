@@ -225,7 +225,7 @@ func (f *feeder) encode(b *outgoing) *pb.Batch {
 		out.Totals = storage.EncodeTotals(list)
 	}
 	// A fork is in the history before its first frame is durable, so a history read now has every fork of this batch.
-	if history := durable(f.n.engine.History(), b.end.Index); len(history) != f.forks {
+	if history, _ := f.n.setHistory(f.peer.Kind, f.n.set(f.peer.Kind), b.end.Index); len(history) != f.forks {
 		f.forks = len(history)
 		out.History = encodeHistory(history)
 	}

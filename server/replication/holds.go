@@ -25,6 +25,7 @@ func (n *Node) restoreHolds() {
 		for _, rec := range known {
 			n.engine.Hold(holdName(k, rec.ID), n.acked(k, rec)+1)
 		}
+		n.holdFormer(k, n.set(k))
 	}
 }
 

@@ -92,7 +92,7 @@ func TestALifeFromTokenToRevocation(t *testing.T) {
 			s.run()
 			eventually(t, "enrolled again it streams with an equal root", equal)
 			_, err := s.EnableSecondary(ctx, k, SecondaryEnable{Token: p.mustToken(k, "us")})
-			wantRefused(t, err, "revoke it on its primary first")
+			wantRefused(t, err, "update-primary gives it another primary")
 		})
 	}
 }

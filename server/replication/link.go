@@ -58,10 +58,24 @@ func (l *link) remember(s *setConfig, syncing bool) {
 	l.update(func(st *linkState) {
 		st.Known = s.Primaries
 		st.Machine = State{Name: StateConnecting, Syncing: syncing}
+		if len(s.Primaries) == 0 {
+			st.Machine = State{Name: StateIdle, Reason: noPrimary(s.Kind), Syncing: syncing}
+		}
 		if !s.Joined {
 			st.Machine.Name = StateBootstrapping
 		}
 	})
+}
+
+// reset forgets everything when a cluster's part in the set changes.
+func (l *link) reset(s *setConfig) {
+	fresh := newLink()
+	if s != nil && s.Mode == Secondary {
+		fresh.remember(s, false)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.s = fresh.s
 }
 
 func (l *link) update(change func(*linkState)) {

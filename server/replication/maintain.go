@@ -20,18 +20,11 @@ type checkRecord struct {
 	Checked   int64 `json:"checked,omitempty"` // Unix seconds; 0: never
 	Corrupted bool  `json:"corrupted,omitempty"`
 	Reindexed int64 `json:"reindexed,omitempty"`
-}
-
-// reindexProgress is a reindex under way.
-type reindexProgress struct {
-	asked       chan struct{} // one slot: wakes runReindex
-	Running     bool
-	Stage       string
-	Done, Total uint64
+	Unflushed bool  `json:"unflushed,omitempty"` // a reindex with skip_flush is not on disk to the end: killed now, it begins again
 }
 
 func (n *Node) loadChecked() error {
-	n.reindex.asked = make(chan struct{}, 1)
+	n.reindex.asked = make(chan ReindexOptions, 1)
 	b := n.engine.NodeGet(noteMaintenance)
 	if b == nil {
 		return nil
@@ -61,71 +54,17 @@ func (n *Node) Recover(ctx context.Context) (warning string, err error) {
 	var again []string
 	n.mu.Lock()
 	for _, k := range kinds {
-		if end := n.restart[k]; end != nil {
-			end(errRecover)
+		if slot := n.lives.now[k]; slot != nil {
+			slot.end(errRecover)
 			again = append(again, string(k))
 		}
 	}
 	n.mu.Unlock()
 	if len(again) == 0 {
-		return "This cluster is no secondary: there was nothing to start again.", nil
+		return "This cluster follows no primary: there was nothing to start again.", nil
 	}
 	n.log.Info("recover: starting again", "sets", strings.Join(again, ", "))
 	return "Replication (" + strings.Join(again, ", ") + ") is being started again.", nil
-}
-
-// Reindex starts in the background; progress is in Status. While one runs, another call answers with a warning.
-func (n *Node) Reindex(ctx context.Context) (warning string, err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.reindex.Running {
-		return "The index is being rebuilt already: see reindex_building_progress in sys/replication/status.", nil
-	}
-	n.reindex.Running, n.reindex.Stage, n.reindex.Done, n.reindex.Total = true, "building", 0, 0
-	n.reindex.asked <- struct{}{} // has room: only one runs
-	return "The index is being rebuilt in the background: see reindex_building_progress in sys/replication/status.", nil
-}
-
-// runReindex does what Reindex asks for, until ctx ends. A reindex that the last life did not finish comes first; on a secondary it is
-// the repair of damage that does it (DamageFound).
-func (n *Node) runReindex(ctx context.Context) {
-	if n.engine.ReindexInterrupted() && !n.isSecondary() {
-		if _, err := n.Reindex(ctx); err != nil {
-			n.log.Error("the interrupted reindex did not begin again", "error", err)
-		}
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-n.reindex.asked:
-		}
-		begin := n.now()
-		wrong, err := n.rebuildIndex(ctx)
-		n.mu.Lock()
-		n.reindex.Running = false
-		n.mu.Unlock()
-		if err != nil {
-			if ctx.Err() == nil {
-				n.log.Error("the index was not rebuilt", "error", err)
-			}
-			continue
-		}
-		n.log.Info("index rebuilt", "wrong", wrong, "took", n.now().Sub(begin).String())
-	}
-}
-
-// rebuildIndex rebuilds the index from the records, with progress in Status, and returns how many stored digests were wrong.
-func (n *Node) rebuildIndex(ctx context.Context) (wrong uint64, err error) {
-	wrong, err = n.engine.Reindex(ctx, func(stage string, done, total uint64) {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		n.reindex.Stage, n.reindex.Done, n.reindex.Total = stage, done, total
-	})
-	if err != nil {
-		return wrong, err
-	}
-	return wrong, n.storeChecked(func(c *checkRecord) { c.Reindexed = n.now().Unix() })
 }
 
 // CorruptionReport is a check's result for the API.

@@ -61,6 +61,11 @@ type Config struct {
 	// Switch ends this core and starts a new, empty store as a secondary: Verbatim for DR. It writes notes (node scope) into the new store
 	// before the switch, keeps the old state as trash, and returns at once; the new core starts in the background. Crash-safe: one rename decides.
 	Switch func(id engine.Identity, role engine.Role, notes map[string][]byte) error
+	// Reopen ends this core and opens the same store in another role; secondary says that a primary holds what it holds. It returns at once; drain runs when no
+	// request is served any more and before streams end. Crash-safe: one rename decides.
+	Reopen func(role engine.Role, secondary bool, drain func(context.Context)) error
+	// Mark says, for the next start, whether a primary holds what this store holds. It may be nil.
+	Mark func(secondary bool) error
 	// Handle executes a request that a performance secondary forwarded, as the identity that the secondary authenticated.
 	Handle            func(ctx context.Context, f *Forwarded) *ForwardedAnswer
 	HeartbeatInterval time.Duration // 1 s
@@ -108,7 +113,8 @@ type Node struct {
 
 	mu      sync.Mutex          // guards what follows
 	sets    map[Kind]*setConfig // nil entry: disabled; replaced, never changed
-	restart map[Kind]context.CancelCauseFunc
+	lives   lives
+	intent  *intent // the change of role under way
 	reindex reindexProgress
 	checked checkRecord
 }
@@ -128,7 +134,7 @@ func New(cfg Config) (*Node, error) {
 		streams: newStreamTable(),
 		link:    map[Kind]*link{DR: newLink(), Performance: newLink()},
 		sets:    map[Kind]*setConfig{},
-		restart: map[Kind]context.CancelCauseFunc{},
+		lives:   newLives(),
 	}
 	n.certs = &certificates{node: n}
 	for _, k := range kinds {
@@ -144,6 +150,9 @@ func New(cfg Config) (*Node, error) {
 			n.link[k].remember(set, n.engine.SyncState() != nil)
 		}
 	}
+	if err := n.loadIntent(); err != nil {
+		return nil, err
+	}
 	if err := n.loadChecked(); err != nil {
 		return nil, err
 	}
@@ -155,6 +164,8 @@ func New(cfg Config) (*Node, error) {
 func (n *Node) Mode(k Kind) Mode {
 	set := n.set(k)
 	switch {
+	case n.demoting(k): // it takes no more writes
+		return n.demotedMode(k)
 	case set == nil:
 		return Disabled
 	case set.Mode == Secondary && !set.Joined:

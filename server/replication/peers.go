@@ -108,6 +108,18 @@ func (t *peerTable) forget(k Kind, id string) {
 	delete(t.peers[k], id)
 }
 
+// forgetAll drops every record of a kind and returns whose they were.
+func (t *peerTable) forgetAll(k Kind) []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var ids []string
+	for id := range t.peers[k] {
+		ids = append(ids, id)
+	}
+	t.peers[k] = map[string]*peerState{}
+	return ids
+}
+
 func compareStrings(a, b string) int {
 	switch {
 	case a < b:

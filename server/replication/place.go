@@ -45,7 +45,8 @@ type feederPlace struct {
 	Kind    Kind
 	Set     string
 	Version string
-	History []engine.Reign // of its log, oldest first
+	History []engine.Reign // of the set, oldest first
+	Own     []engine.Reign // the part of it that its log tells, History's end; nil: all of it
 	End     wal.Position   // its newest durable place
 	First   uint64         // first index its log still holds; End.Index+1 when it holds none
 	Floor   uint64         // the highest floor of a covered keyspace: a cursor below it cannot be continued (performance)
@@ -179,28 +180,35 @@ func lastCommon(a, b []engine.Reign) (i, j int, ok bool) {
 
 // locate finds the common point of two paths of one tree and says what follows from it.
 func locate(f *feederPlace, c *callerPlace) Answer {
+	own := f.Own
+	if own == nil {
+		own = f.History
+	}
 	path := pathTo(c.History, c.Place)
-	i, j, ok := lastCommon(f.History, path)
+	i, j, ok := lastCommon(own, path)
+	if !ok && f.Kind == Performance && len(f.History) > len(own) {
+		return Answer{Kind: Repair, Reason: "the secondary's place is in the log of a former primary: ranges are compared"}
+	}
 	if !ok {
 		return Answer{Kind: Refuse, Reason: fmt.Sprintf("the secondary's place (fork %v, index %d) is on no fork that this primary knows", c.Place.Fork, c.Place.Index)}
 	}
-	mine, theirs := endOf(f.History, i, f.End.Index), endOf(path, j, c.Place.Index)
-	at := wal.Position{Fork: f.History[i].Fork, Index: min(mine, theirs)}
+	mine, theirs := endOf(own, i, f.End.Index), endOf(path, j, c.Place.Index)
+	at := wal.Position{Fork: own[i].Fork, Index: min(mine, theirs)}
 	if c.Place.Index > at.Index || j < len(path)-1 {
-		return beyond(f, path, i, j, at)
+		return beyond(own, path, i, j, at)
 	}
 	return atCommonPoint(f, c, at)
 }
 
 // beyond answers a caller that has entries after the common point.
-func beyond(f *feederPlace, path []engine.Reign, i, j int, at wal.Position) Answer {
-	current := f.History[len(f.History)-1].Ordinal
+func beyond(own, path []engine.Reign, i, j int, at wal.Position) Answer {
+	current := own[len(own)-1].Ordinal
 	ahead := path[min(j+1, len(path)-1)] // the fork under which the caller went on
 	if endOf(path, j, ^uint64(0)) > at.Index {
 		ahead = path[j]
 	}
-	next := f.History[min(i+1, len(f.History)-1)]
-	if ahead.Ordinal == current && next.Ordinal == current && f.History[i].Ordinal == current {
+	next := own[min(i+1, len(own)-1)]
+	if ahead.Ordinal == current && next.Ordinal == current && own[i].Ordinal == current {
 		return Answer{Kind: Restored, Reason: fmt.Sprintf("the secondary has entries after index %d of this primary's own epoch that this primary does not have: its disk was restored or cloned. Find the newer copy, or say recover here", at.Index)}
 	}
 	return Answer{Kind: Rewind, At: at, Reason: fmt.Sprintf("the secondary's entries after index %d are not in this primary's history", at.Index)}

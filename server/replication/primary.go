@@ -29,19 +29,20 @@ func (n *Node) EnablePrimary(ctx context.Context, k Kind, primaryClusterAddr str
 			return "", refuse("primary_cluster_addr must be host:port or https://host:port")
 		}
 	}
+	if in := n.underWay(); in != nil {
+		return "", refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
+	}
 	if set := n.set(k); set != nil {
 		return alreadyPrimary(set, primaryClusterAddr)
 	}
 	if dr := n.set(DR); dr != nil && dr.Mode == Secondary {
-		return "", refuse("this cluster is a DR secondary, which takes no other part in replication, and this version cannot promote it; to make a primary of this server, %s", anew)
+		return "", refuse("this cluster is a DR secondary, which takes no other part in replication: promote it (dr/secondary/promote) or disable it first (dr/secondary/disable)")
 	}
 	set, err := n.newPrimary(ctx, k, primaryClusterAddr)
 	if err != nil {
 		return "", err
 	}
-	n.mu.Lock()
-	n.sets[k] = set
-	n.mu.Unlock()
+	n.use(k, set)
 	n.log.Info("replication primary enabled", "set", string(k), "cluster_id", set.Set)
 	warning = fmt.Sprintf("This cluster is being enabled as the primary of a new %s set.", k)
 	if n.clusterAddr(set) == "" {
@@ -53,9 +54,9 @@ func (n *Node) EnablePrimary(ctx context.Context, k Kind, primaryClusterAddr str
 func alreadyPrimary(set *setConfig, addr string) (string, error) {
 	switch {
 	case set.Mode == Secondary:
-		return "", refuse("this cluster is a %s secondary, and this version cannot promote it; to make a primary of this server, %s", set.Kind, anew)
+		return "", refuse("this cluster is a %s secondary: promote it (%s/secondary/promote), or disable it first (%s/secondary/disable)", set.Kind, set.Kind, set.Kind)
 	case set.ClusterAddr != addr:
-		return "", refuse("this cluster is the %s primary already, with primary_cluster_addr %q, which this version cannot change: leave primary_cluster_addr as it is", set.Kind, set.ClusterAddr)
+		return "", refuse("this cluster is the %s primary already, with primary_cluster_addr %q, which stays as it is while it is one: leave primary_cluster_addr out", set.Kind, set.ClusterAddr)
 	}
 	return fmt.Sprintf("This cluster is the primary of %s set %s already; nothing was changed.", set.Kind, set.Set), nil
 }

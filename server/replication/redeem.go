@@ -202,6 +202,12 @@ func (n *Node) countRefused(ctx context.Context, k Kind, c token.Claims, remote 
 	}
 }
 
+// historyFor is a set's history as a new secondary is told it.
+func (n *Node) historyFor(k Kind, set *setConfig) []engine.Reign {
+	h, _ := n.setHistory(k, set, n.engine.Position().Index)
+	return h
+}
+
 // welcome is the answer to an activation. It must encode as JSON: readWelcome reads it.
 func (n *Node) welcome(k Kind, set *setConfig, c token.Claims, certificate string) map[string]any {
 	records, bytes := n.size(k)
@@ -214,7 +220,7 @@ func (n *Node) welcome(k Kind, set *setConfig, c token.Claims, certificate strin
 		"cluster_id":           set.Set,
 		"kind":                 string(k),
 		"secondary_id":         c.Secondary,
-		"history":              n.engine.History(),
+		"history":              n.historyFor(k, set),
 		"digest_secret":        base64.StdEncoding.EncodeToString(id.DigestSecret),
 		"primary_cluster_id":   id.ClusterID,
 		"primary_cluster_name": id.ClusterName,

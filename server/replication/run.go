@@ -44,11 +44,12 @@ func (n *Node) Run(ctx context.Context) error {
 			n.feeding.Wait()
 		})
 	}
-	for _, k := range kinds {
-		if set := n.set(k); set != nil && set.Mode == Secondary {
+	wg.Go(func() {
+		n.resume(ctx)
+		for _, k := range kinds {
 			wg.Go(func() { n.live(ctx, k) })
 		}
-	}
+	})
 	wg.Go(func() { n.keepHolds(ctx) })
 	wg.Go(func() { n.runReindex(ctx) })
 
@@ -81,31 +82,4 @@ func stopServer(s *grpc.Server) {
 	t := time.AfterFunc(stopTime, s.Stop)
 	defer t.Stop()
 	s.GracefulStop()
-}
-
-// live is a secondary's life in one set: follow, again after each Recover, until ctx ends. After a life that ended by itself it waits for Recover.
-func (n *Node) live(ctx context.Context, k Kind) {
-	log := n.log.With("set", string(k))
-	for ctx.Err() == nil {
-		life, end := context.WithCancelCause(ctx)
-		n.mu.Lock()
-		n.restart[k] = end
-		n.mu.Unlock()
-		n.link[k].update(func(l *linkState) { l.Started = n.now() })
-		err := n.follow(life, k)
-		if ctx.Err() == nil && !errors.Is(context.Cause(life), errRecover) {
-			if n.Revoked(k) {
-				log.Error("the primary revoked this secondary; POST sys/replication/"+string(k)+"/secondary/enable with a new activation token enrols it again", "error", err)
-			} else {
-				log.Error("the subscription ended; POST sys/replication/recover starts it again", "error", err)
-			}
-			n.link[k].update(func(l *linkState) {
-				if l.Machine.Name != StateIdle {
-					l.Machine = State{Name: StateIdle, Reason: plain(err)}
-				}
-			})
-			<-life.Done()
-		}
-		end(nil)
-	}
 }

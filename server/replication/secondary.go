@@ -154,7 +154,7 @@ func (l *life) do(a Action) {
 		l.reindex()
 	case DoRewind:
 		l.session.tell(Event{Kind: Failed, Reason: "this version cannot take back entries that the primary does not have (" + a.Reason +
-			"): " + anew + ", then enable it as a secondary with a new activation token"})
+			"): disable it (" + string(l.kind) + "/secondary/disable), then enable it as a secondary with a new activation token"})
 	case DoBackOff:
 		l.timer.Reset(Delay(min(max(a.N, l.fails), maxAttempt), rand.Float64()))
 	case DoDisconnect:

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http/httptest"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -28,17 +29,28 @@ var (
 )
 
 // patience ends a test that waits for something that does not come.
-const patience = 3 * time.Minute
+const patience = time.Minute
 
 // cluster is a node with a real engine, and TLS and gRPC on loopback.
 type cluster struct {
 	t      testing.TB
 	e      *engine.Engine
+	mu     sync.Mutex // guards n towards the API's goroutines
 	n      *Node
 	bind   string
 	handle func(ctx context.Context, f *Forwarded) *ForwardedAnswer
 	logs   *logs
 	stop   func()
+
+	api        *httptest.Server // what activation asks of a primary's API; nil: none
+	reopenings chan reopening   // what the server would do next
+}
+
+// reopening is a node's request to have its store opened in another role.
+type reopening struct {
+	role      engine.Role
+	secondary bool
+	drain     func(context.Context)
 }
 
 // logs keeps what a node logs, for tests that ask what was said.
@@ -63,7 +75,7 @@ func (l *logs) String() string {
 
 func newCluster(t testing.TB, name string, e *engine.Engine, bind string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, e: e, bind: bind, logs: &logs{t: t}, stop: func() {}}
+	c := &cluster{t: t, e: e, bind: bind, logs: &logs{t: t}, stop: func() {}, reopenings: make(chan reopening, 1)}
 	t.Cleanup(func() {
 		c.stop()
 		if t.Failed() {
@@ -80,15 +92,25 @@ func (c *cluster) logger() hclog.Logger {
 // run starts the node on the cluster's engine.
 func (c *cluster) run() {
 	c.t.Helper()
+	api := "http://127.0.0.1:1"
+	if c.api != nil {
+		api = c.api.URL
+	}
 	n, err := New(Config{
-		Engine: c.e, Logger: c.logger(), APIAddr: "http://127.0.0.1:1",
+		Engine: c.e, Logger: c.logger(), APIAddr: api,
+		Reopen: func(role engine.Role, secondary bool, drain func(context.Context)) error {
+			c.reopenings <- reopening{role, secondary, drain}
+			return nil
+		},
 		ClusterBind: c.bind, Version: "0.1.0", HeartbeatInterval: 50 * time.Millisecond, ForwardWait: patience,
 		Handle: func(ctx context.Context, f *Forwarded) *ForwardedAnswer { return c.handle(ctx, f) },
 	})
 	if err != nil {
 		c.t.Fatalf("making a node: %v", err)
 	}
+	c.mu.Lock()
 	c.n = n
+	c.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- n.Run(ctx) }()

@@ -21,17 +21,18 @@ import (
 // subscription is one open stream: one goroutine receives, one acknowledges and watches for silence, one applies, and during a sync
 // one compares. All have ended when close returns.
 type subscription struct {
-	l      *life
-	s      *session
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	wg     sync.WaitGroup
-	stream grpc.BidiStreamingClient[pb.FromSecondary, pb.FromPrimary]
-	answer *answer
-	in     *intake
-	begun  bool                         // batches are being taken; of the goroutine of follow
-	acks   chan struct{}                // one slot: there is something to acknowledge
-	until  atomic.Pointer[wal.Position] // M, once all ranges of a sync are here
+	l       *life
+	s       *session
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	wg      sync.WaitGroup
+	stream  grpc.BidiStreamingClient[pb.FromSecondary, pb.FromPrimary]
+	answer  *answer
+	in      *intake
+	filling bool                         // the answer was BOOTSTRAP
+	begun   bool                         // batches are being taken; of the goroutine of follow
+	acks    chan struct{}                // one slot: there is something to acknowledge
+	until   atomic.Pointer[wal.Position] // M, once all ranges of a sync are here
 
 	mu       sync.Mutex // guards what follows
 	heard    time.Time
@@ -106,6 +107,7 @@ func (sub *subscription) greet(h *hello) error {
 		}
 		return l.welcome(sub.answer)
 	case Repair, Bootstrap:
+		sub.filling = answerKind(sub.answer.Kind) == Bootstrap
 		return l.welcome(sub.answer)
 	}
 	return nil

@@ -21,6 +21,11 @@ type setConfig struct {
 	Bundle      string `json:"bundle,omitempty"` // PEM: further CA certificates that are trusted in this set
 	Generation  int64  `json:"generation"`       // Unix nanoseconds at which this part began
 
+	// Of a primary that was promoted.
+	Before   []engine.Reign `json:"before,omitempty"`    // performance: the set's history before this cluster's reign
+	Since    uint64         `json:"since,omitempty"`     // performance: ordinal of this cluster's first reign; 0: it made the set
+	HoldFrom uint64         `json:"hold_from,omitempty"` // the log is held from here for those that followed the former primary
+
 	// Of a secondary.
 	Secondary      string   `json:"secondary,omitempty"`        // its id
 	JTI            string   `json:"jti,omitempty"`              // of the token that activated it
@@ -40,7 +45,10 @@ func noteSet(k Kind) string      { return "replication/" + string(k) + "/set" }
 func noteTLSKey(k Kind) string   { return "replication/" + string(k) + "/tls-key" }   // secondary: of its certificate
 func noteCAKey(k Kind) string    { return "replication/" + string(k) + "/ca-key" }    // primary
 func noteTokenKey(k Kind) string { return "replication/" + string(k) + "/token-key" } // primary; of a performance set a record
-func noteSeen(k Kind) string     { return "replication/" + string(k) + "/seen" }      // newest history seen of the set
+func notePublicKey(k Kind) string {
+	return "replication/" + string(k) + "/public-key" // key of generate-public-key
+}
+func noteSeen(k Kind) string { return "replication/" + string(k) + "/seen" } // newest history seen of the set
 func notePending(jti string) string {
 	return "replication/pending/" + jti // key and request of an activation under way
 }
@@ -65,17 +73,7 @@ func (n *Node) loadSet(k Kind) (*setConfig, error) {
 	if b == nil {
 		return nil, nil
 	}
-	var s setConfig
-	if err := json.Unmarshal(b, &s); err != nil {
-		return nil, fmt.Errorf("the stored configuration of the %s set does not decode: %w", k, err)
-	}
-	if s.Version > setConfigVersion {
-		return nil, fmt.Errorf("the stored configuration of the %s set has version %d, this program reads up to %d", k, s.Version, setConfigVersion)
-	}
-	if s.Kind != k || (s.Mode != Primary && s.Mode != Secondary) {
-		return nil, fmt.Errorf("the stored configuration of the %s set says kind %q, mode %q", k, s.Kind, s.Mode)
-	}
-	return &s, nil
+	return decodeSet(k, b)
 }
 
 // storeSecondary writes a secondary's changed configuration, together with other notes, and puts it into use.

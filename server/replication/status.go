@@ -44,6 +44,9 @@ func (n *Node) maintenance(out map[string]any) {
 	if c.Checked != 0 {
 		out["last_corruption_check_epoch"] = strconv.FormatInt(c.Checked, 10)
 	}
+	if r.Diff != nil {
+		out["last_reindex_diff"] = map[string]any{"time": stamp(r.Diff.At), "keys": r.Diff.Keys, "total": r.Diff.Total}
+	}
 	if r.Running {
 		out["reindex_in_progress"] = true
 		out["reindex_stage"] = r.Stage

@@ -237,12 +237,12 @@ func TestReindexShowsItsProgressAndEnd(t *testing.T) {
 	s := newStation(t)
 	s.mustEnable(DR)
 	ctx := enginetest.Context(t)
-	if warning, err := s.Reindex(ctx); err != nil || warning == "" {
+	if warning, err := s.Reindex(ctx, ReindexOptions{}); err != nil || warning == "" {
 		t.Fatalf("got %q, %v", warning, err)
 	}
 	got := decoded(t, s.Status(DR))
 	want(t, got, map[string]any{"reindex_in_progress": true, "reindex_stage": "building"})
-	if warning, err := s.Reindex(ctx); err != nil || !strings.Contains(warning, "already") {
+	if warning, err := s.Reindex(ctx, ReindexOptions{}); err != nil || !strings.Contains(warning, "already") {
 		t.Errorf("repeated: got %q, %v", warning, err)
 	}
 	s.run()

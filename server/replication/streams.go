@@ -59,6 +59,23 @@ func (t *streamTable) cut(key string, cause error) int {
 	return len(t.live[key])
 }
 
+// cutKind cancels everything of the secondaries of a kind.
+func (t *streamTable) cutKind(k Kind, cause error) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for key, live := range t.live {
+		if !strings.HasPrefix(key, string(k)+"/") {
+			continue
+		}
+		for cancel := range live {
+			(*cancel)(cause)
+			n++
+		}
+	}
+	return n
+}
+
 // cutAll cancels everything.
 func (t *streamTable) cutAll(cause error) {
 	t.mu.Lock()

@@ -68,6 +68,9 @@ func (sub *subscription) ranges(state storage.SyncState) {
 	y := &syncer{sub: sub, l: l, e: l.e, until: state.Until}
 	err := y.run(sub.ctx, state)
 	l.log.Info("compared with the primary", "complete", err == nil, "diff_bytes", y.diffBytes(), "sync_bytes", y.syncBytes(), "keys_fixed", y.fixed, "read_at", y.until.Index)
+	if y.fixed > 0 && !sub.filling {
+		l.log.Warn("what differed was decided for the primary", "overwritten", y.fixed-y.gone, "removed", y.gone)
+	}
 	if sub.ctx.Err() != nil {
 		return
 	}
@@ -106,7 +109,8 @@ type syncer struct {
 	bulk   *bulkClient
 	until  wal.Position // M so far
 	fixed  uint64
-	told   bool // the machine knows that ranges differ
+	gone   uint64 // of fixed: records that only this cluster had
+	told   bool   // the machine knows that ranges differ
 	shown  [2]uint64
 	ks     storage.KeyspaceTotal // being compared
 	fix    difference            // found and not yet applied: neighbouring ranges that are equal or differ in single records
@@ -348,6 +352,7 @@ func (y *syncer) apply(ctx context.Context, r *engine.SyncRange) error {
 	}
 	n := uint64(len(r.Records) + len(r.Gone))
 	y.fixed += n
+	y.gone += uint64(len(r.Gone))
 	y.l.keysFixed.Add(n)
 	y.l.progress.Store(true)
 	y.publish(n)

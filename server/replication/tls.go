@@ -96,6 +96,13 @@ func (c *certificates) server(k Kind) (*tls.Certificate, error) {
 	return cert, nil
 }
 
+// forget drops what was made for a set whose primary this cluster was, or with another CA.
+func (c *certificates) forget(k Kind) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.made, k)
+}
+
 // authority returns the CA of a set whose primary this cluster is.
 func (n *Node) authority(k Kind, set *setConfig) (*authority, error) {
 	key := n.engine.NodeGet(noteCAKey(k))

@@ -45,7 +45,9 @@ type Core struct {
 	now    func() time.Time
 	routes []route
 	node   atomic.Pointer[nodeRef]
-	snap   atomic.Pointer[snapshot]
+	// drBatch judges batch tokens on a DR secondary; nil: none are accepted.
+	drBatch atomic.Pointer[DRBatch]
+	snap    atomic.Pointer[snapshot]
 
 	// mountsMu makes mount table changes one after the other: the sequencer cannot list, and whether a path is free
 	// depends on all paths.
@@ -69,8 +71,15 @@ type node interface {
 	LookupActivation(text string) (*replication.Activation, error)
 	Redeem(ctx context.Context, text, requestPEM, remote string) (map[string]any, error)
 	EnableSecondary(ctx context.Context, k replication.Kind, p replication.SecondaryEnable) (string, error)
+	SecondaryTokenFor(ctx context.Context, k replication.Kind, id string, ttl time.Duration, publicKey string) (string, error)
+	GeneratePublicKey(k replication.Kind) (string, error)
+	PromoteSecondary(ctx context.Context, k replication.Kind, p replication.Promote) (string, error)
+	DemotePrimary(ctx context.Context, k replication.Kind) (string, error)
+	DisablePrimary(ctx context.Context, k replication.Kind) (string, error)
+	DisableSecondary(ctx context.Context, k replication.Kind) (string, error)
+	UpdatePrimary(ctx context.Context, k replication.Kind, p replication.UpdatePrimary) (string, error)
 	Recover(ctx context.Context) (string, error)
-	Reindex(ctx context.Context) (string, error)
+	Reindex(ctx context.Context, o replication.ReindexOptions) (string, error)
 	MerkleCheck(ctx context.Context) (*replication.CorruptionReport, error)
 	Forward(ctx context.Context, f *replication.Forwarded) (*replication.ForwardedAnswer, bool, error)
 }

@@ -60,6 +60,7 @@ var failures = []struct {
 	{is(errConflict), http.StatusConflict, ""}, // clients repeat a 5xx by themselves
 	{as[*http.MaxBytesError], http.StatusRequestEntityTooLarge, ""},
 	{as[*replication.Refused], http.StatusBadRequest, ""},
+	{as[*replication.NotReady], http.StatusServiceUnavailable, ""},
 	{is(engine.ErrOutcomeUnknown), http.StatusConflict, "read before you write again: "}, // clients repeat a 5xx by themselves
 	{is(replication.ErrUnreachable), http.StatusInternalServerError, ""},
 	{is(engine.ErrTooLarge), http.StatusRequestEntityTooLarge, ""},

@@ -83,6 +83,13 @@ func secondaryToken(k replication.Kind) setCall[secondaryTokenParams] {
 		if err != nil {
 			return nil, err
 		}
+		if p.PublicKey != "" {
+			token, err := n.SecondaryTokenFor(r.ctx, k, p.ID, ttl, p.PublicKey)
+			if err != nil {
+				return nil, err
+			}
+			return &reply{data: map[string]any{"token": token}}, nil
+		}
 		a, err := n.SecondaryToken(r.ctx, k, p.ID, ttl)
 		if err != nil {
 			return nil, err
@@ -99,8 +106,6 @@ func (p *secondaryTokenParams) validate() (ttl time.Duration, err error) {
 	switch {
 	case p.ID == "":
 		return 0, refuse(errInvalid, "missing id: choose an identifier for the secondary")
-	case p.PublicKey != "":
-		return 0, refuse(errInvalid, "secondary_public_key is not supported yet: leave it out and give the activation token to secondary/enable")
 	case p.TTL == nil:
 		return 0, nil
 	case *p.TTL <= 0:
@@ -158,7 +163,7 @@ func (c *Core) recoverSet(r *request) (*reply, error) {
 	return roleReply(warning, false, err)
 }
 
-// reindexParams are Vault's. The tree is always rebuilt from the records and never locked, so they change nothing here.
+// reindexParams are Vault's.
 type reindexParams struct {
 	Diff      bool `json:"diff"`
 	Force     bool `json:"force"`
@@ -170,7 +175,7 @@ func (c *Core) reindex(r *request, p *reindexParams) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	warning, err := n.Reindex(r.ctx)
+	warning, err := n.Reindex(r.ctx, replication.ReindexOptions{Diff: p.Diff, Force: p.Force, SkipFlush: p.SkipFlush})
 	return roleReply(warning, false, err)
 }
 

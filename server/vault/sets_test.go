@@ -25,6 +25,7 @@ type part struct {
 	away, late      bool
 	revoked         bool
 	emptied         bool // revoked before it was filled
+	behind          bool // a promotion would lose writes
 
 	mu    sync.Mutex
 	calls []string
@@ -90,7 +91,53 @@ func (p *part) EnableSecondary(_ context.Context, k replication.Kind, s replicat
 }
 
 func (p *part) Recover(context.Context) (string, error) { p.note("recover"); return "recovering", nil }
-func (p *part) Reindex(context.Context) (string, error) { p.note("reindex"); return "reindexing", nil }
+
+func (p *part) Reindex(_ context.Context, o replication.ReindexOptions) (string, error) {
+	p.note("reindex %+v", o)
+	return "reindexing", nil
+}
+
+func (p *part) SecondaryTokenFor(_ context.Context, k replication.Kind, id string, ttl time.Duration, key string) (string, error) {
+	p.note("token %s %s %s for %s", k, id, ttl, key)
+	return "opaque", nil
+}
+
+func (p *part) GeneratePublicKey(k replication.Kind) (string, error) {
+	p.note("public key %s", k)
+	return "a2V5", nil
+}
+
+func (p *part) PromoteSecondary(_ context.Context, k replication.Kind, o replication.Promote) (string, error) {
+	p.note("promote %s %+v", k, o)
+	if p.behind && !o.Force {
+		return "", &replication.NotReady{Reason: "replication is catching up: try again, or pass force=true, which may lose writes"}
+	}
+	return "promoting", nil
+}
+
+func (p *part) DemotePrimary(_ context.Context, k replication.Kind) (string, error) {
+	p.note("demote %s", k)
+	return "demoting", nil
+}
+
+func (p *part) DisablePrimary(_ context.Context, k replication.Kind) (string, error) {
+	p.note("disable primary %s", k)
+	return "disabling", nil
+}
+
+func (p *part) DisableSecondary(_ context.Context, k replication.Kind) (string, error) {
+	p.note("disable secondary %s", k)
+	return "disabling", nil
+}
+
+func (p *part) UpdatePrimary(_ context.Context, k replication.Kind, o replication.UpdatePrimary) (string, error) {
+	text := "none"
+	if o.Token != nil {
+		text = fmt.Sprintf("%q", *o.Token)
+	}
+	p.note("update primary %s %s %v %s %s %s", k, text, o.Addrs, o.PrimaryAPIAddr, o.CAFile, o.CAPath)
+	return "following another", nil
+}
 
 func (p *part) MerkleCheck(context.Context) (*replication.CorruptionReport, error) {
 	p.note("merkle-check")
@@ -137,7 +184,7 @@ func TestStatusAndSetCalls(t *testing.T) {
 		{"token by GET on the new path", "GET", "sys/replication/dr/primary/secondary-token?id=s1", "", "", 405, nil},
 		{"token without an id", "PUT", "sys/replication/dr/primary/secondary-token", `{}`, "", 400, nil},
 		{"token of no life", "PUT", "sys/replication/dr/primary/secondary-token", `{"id":"s","ttl":0}`, "", 400, nil},
-		{"token for a public key", "PUT", "sys/replication/dr/primary/secondary-token", `{"id":"s","secondary_public_key":"x"}`, "", 400, nil},
+		{"token for a public key", "PUT", "sys/replication/dr/primary/secondary-token", `{"id":"s","secondary_public_key":"x"}`, "", 200, map[string]string{"data": `{"token":"opaque"}`, "wrap_info": `null`}},
 		{"token for an id in use", "PUT", "sys/replication/dr/primary/secondary-token", `{"id":"taken"}`, "", 400, map[string]string{"errors": `["the id taken is in use"]`}},
 		{"revoke", "PUT", "sys/replication/dr/primary/revoke-secondary", `{"id":"s1"}`, "", 204, nil},
 		{"revoke, the old way", "PUT", "sys/replication/secondary/revoke-secondary", `{"id":"s1"}`, "", 204, nil},
@@ -157,7 +204,6 @@ func TestStatusAndSetCalls(t *testing.T) {
 			"data.merkle_corruption_report.damage":                                              `[{"file":"state.db","key":"k","keyspace":"` + storage.SystemReplicated.String() + `","mount":"","what":"wrong"}]`,
 			"data.merkle_corruption_report.log_damage":                                          `[{"entries":[{"changes":[{"key":"k","keyspace":"00000000-0000-0000-0000-000000000001","mount":""}],"index":4,"wrong":""}],"file":"seg","index":4,"what":"torn"}]`,
 		}},
-		{"what later versions do", "PUT", "sys/replication/dr/secondary/promote", `{}`, "", 404, map[string]string{"errors": `["unsupported path"]`}},
 		{"what nobody does", "PUT", "sys/replication/nonsense", `{}`, "", 404, nil},
 		{"without a token", "PUT", "sys/replication/recover", "", "none", 403, nil},
 	})
@@ -380,7 +426,7 @@ func TestHandleReachesOnlyWhatIsShared(t *testing.T) {
 type panicking struct{ vault.NoSets }
 
 func (panicking) Recover(context.Context) (string, error) { panic("secret detail") }
-func (panicking) Reindex(context.Context) (string, error) { return "", errors.New("secret detail") }
+func (panicking) Reindex(context.Context, replication.ReindexOptions) (string, error) { return "", errors.New("secret detail") }
 
 func TestFailuresTellNothing(t *testing.T) {
 	c := ready(t)

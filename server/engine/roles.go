@@ -1,0 +1,127 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lockstepdb/lockstep/storage"
+	"github.com/lockstepdb/lockstep/wal"
+)
+
+// BeginEpoch commits writes as the first entry of a new epoch: a new fork under the next ordinal, at least above. The promotion that it stands for is
+// committed with that frame: a crash before it leaves the epoch before, one after it the new one. A Writer only.
+func (e *Engine) BeginEpoch(ctx context.Context, above uint64, writes []Write) (Reign, error) {
+	if e.cfg.Role != Writer {
+		return Reign{}, fmt.Errorf("beginning an epoch: %w", ErrNotWritable)
+	}
+	if err := e.disk.writable(); err != nil {
+		return Reign{}, err
+	}
+	w := &txWork{tx: &Tx{Writes: writes}}
+	if err := e.prepareWrites(w); err != nil {
+		return Reign{}, err
+	}
+	// Alone, so that no entry of the epoch before shares the frame.
+	if _, err := e.submitWhole(ctx, &exclusive{ctx: ctx, then: &epochWork{w, above}}); err != nil {
+		return Reign{}, fmt.Errorf("beginning an epoch: %w", err)
+	}
+	h := e.History()
+	return h[len(h)-1], nil
+}
+
+// epochWork is the first transaction of an epoch on its way through the sequencer, which has nothing under way.
+type epochWork struct {
+	tx    *txWork
+	above uint64
+}
+
+func (w *epochWork) sequence(s *sequencer) verdict {
+	v := w.tx.sequence(s)
+	if v.placed {
+		s.e.com.nextEpoch(w.above)
+	}
+	return v
+}
+
+// nextEpoch lets the next frame begin an epoch.
+func (c *committer) nextEpoch(above uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fork, c.above, c.epoch = wal.Fork{}, above, true
+}
+
+// SetCursor sets the feeder's place up to which a subscription is complete here, and makes it durable: what a demoted primary was is the place from
+// which it goes on as a secondary. Not during a sync.
+func (e *Engine) SetCursor(ctx context.Context, sub string, at wal.Position) error {
+	return e.alone(ctx, func(ctx context.Context) error {
+		if e.sync.get() != nil {
+			return ErrInconsistent
+		}
+		e.seq.cursors[sub] = at
+		e.state.SetCursor(sub, at)
+		e.place.setCursor(sub, at)
+		return e.flushLocked(ctx)
+	})
+}
+
+// abandoned is noted as the reason for a sync, should this cluster ever follow a primary again.
+const abandoned = "a sync was abandoned before it had ended"
+
+// AbandonSync ends a sync of this cluster's own without its feeder: what is spooled is applied, what was still to be received is missing. The state is
+// what it is from then on; NeedsRepair says so. Without a sync nothing happens.
+func (e *Engine) AbandonSync(ctx context.Context) error {
+	e.sync.step.Lock()
+	defer e.sync.step.Unlock()
+	s := e.sync.get()
+	if s == nil || e.cfg.Role == Verbatim && e.sync.spooling() == nil {
+		return nil // none, or that of the performance secondary whose log this is a copy of
+	}
+	if err := e.setNotes(map[string][]byte{noteRepair: []byte(abandoned)}); err != nil {
+		return err
+	}
+	if e.cfg.Role == Verbatim {
+		return e.alone(ctx, e.abandonVerbatim)
+	}
+	return e.abandonWriter(ctx, s)
+}
+
+func (e *Engine) abandonVerbatim(ctx context.Context) error {
+	s := e.sync.spooling()
+	if s == nil {
+		return errNoSync
+	}
+	if err := e.completeVerbatim(ctx, s); err != nil {
+		return err
+	}
+	r := newReplay(e, ^uint64(0)) // no frame gives the totals it carries
+	if err := r.log(ctx, e.state.Applied()+1, func(uint64, uint64) {}); err != nil {
+		return err
+	}
+	if err := e.settleVerbatim(ctx, r); err != nil {
+		return err
+	}
+	// The totals in the frames are not those of this state: nobody is to go on by them.
+	at, chain := e.wal.End()
+	notes := e.bases.clear()
+	notes[baseNote(at.Index)] = storage.EncodeTotals(e.state.Totals())
+	if err := e.wal.Reset(at, chain, notes); err != nil {
+		return e.abandonCommit(fmt.Errorf("beginning the log again after %d: %w", at.Index, err))
+	}
+	e.bases.begin(at.Index)
+	e.com.begin(at, chain)
+	return nil
+}
+
+func (e *Engine) abandonWriter(ctx context.Context, s *storage.SyncState) error {
+	blind := *s
+	blind.Until.Index = ^uint64(0) // digests cannot agree: nothing is compared
+	next := uint64(1)
+	if err := e.unspool(ctx, &blind, &next, func(uint64, uint64) {}); err != nil {
+		var d *Diverged
+		if !errors.As(err, &d) {
+			return fmt.Errorf("applying what is spooled of an abandoned sync: %w", err)
+		}
+	}
+	return e.withSpool(func(sp *spool) error { return e.closeSync(ctx, s, sp) })
+}

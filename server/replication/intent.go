@@ -1,0 +1,234 @@
+package replication
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lockstepdb/lockstep/server/engine"
+)
+
+// A change of role has several steps, in the log, in the metadata and, for DR, a reopening of the store. Its intent is written before the first of them,
+// with all that it mints (ids, keys, certificates), and is cleared by the last. Whatever instant the process dies at, the next start finds the intent and
+// takes the steps that are left: a role change that was begun is completed, never undone.
+
+// noteIntent is the role change under way (node scope).
+const noteIntent = "replication/intent"
+
+// Calls that change roles in more than one step.
+const (
+	callPromoteDR    = "dr/secondary/promote"
+	callDemoteDR     = "dr/primary/demote"
+	callDisableDR    = "dr/secondary/disable"
+	callPromotePerf  = "performance/secondary/promote"
+	callDemotePerf   = "performance/primary/demote"
+	intentVersion    = 1
+	resumeAgainAfter = 2 * time.Second
+)
+
+// intent is a role change as stored (JSON).
+type intent struct {
+	Version int        `json:"version"`
+	Call    string     `json:"call"`
+	ID      string     `json:"id"`            // of this change: an entry of the log that has it was written by it
+	Set     *setConfig `json:"set,omitempty"` // what this cluster's part in the set shall be
+	CAKey   string     `json:"ca_key,omitempty"`
+	Seed    []byte     `json:"token_key,omitempty"` // of the key that signs activation tokens
+	Ordinal uint64     `json:"ordinal,omitempty"`   // the epoch's
+
+	// Of a DR promotion: what is needed should the store hold a performance primary.
+	PerfCA    string `json:"performance_ca,omitempty"`
+	PerfCAKey string `json:"performance_ca_key,omitempty"`
+	PerfSeed  []byte `json:"performance_token_key,omitempty"`
+
+	Abandon bool `json:"abandon,omitempty"` // a sync under way ends where it is: somebody said force, or the cluster is to stand alone
+}
+
+// wants returns the role in which the engine must run for the change to end.
+func (in *intent) wants() (role engine.Role, set bool) {
+	switch in.Call {
+	case callPromoteDR, callDisableDR:
+		return engine.Writer, true
+	case callDemoteDR:
+		return engine.Verbatim, true
+	}
+	return engine.Writer, false
+}
+
+// loadIntent reads the role change that a crash left half done, and lets nobody take this cluster for what it is about to cease to be.
+func (n *Node) loadIntent() error {
+	b := n.engine.NodeGet(noteIntent)
+	if b == nil {
+		return nil
+	}
+	var in intent
+	if err := json.Unmarshal(b, &in); err != nil {
+		return fmt.Errorf("the stored role change does not decode: %w", err)
+	}
+	if in.Version > intentVersion {
+		return fmt.Errorf("the stored role change has version %d, this program reads up to %d: use a newer lockstep", in.Version, intentVersion)
+	}
+	n.intent = &in
+	switch in.Call {
+	case callDemoteDR:
+		n.sets[DR], n.sets[Performance] = in.Set, nil
+	case callDemotePerf:
+		n.sets[Performance] = in.Set
+	}
+	return nil
+}
+
+// begin makes a role change durable before its first step. The caller holds admin.
+func (n *Node) begin(in *intent) error {
+	in.Version, in.ID = intentVersion, newID()
+	if err := n.engine.NodeSet(map[string][]byte{noteIntent: mustJSON(in)}); err != nil {
+		return fmt.Errorf("storing that the role changes: %w", err)
+	}
+	n.setIntent(in)
+	n.log.Info("the role changes", "call", in.Call)
+	return nil
+}
+
+func (n *Node) setIntent(in *intent) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.intent = in
+}
+
+// underWay returns the role change that has not ended, nil when there is none.
+func (n *Node) underWay() *intent {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.intent
+}
+
+// done writes the last step: notes of the new role, and that nothing is left to do.
+func (n *Node) done(in *intent, notes map[string][]byte) error {
+	notes[noteIntent] = nil
+	if err := n.engine.NodeSet(notes); err != nil {
+		return fmt.Errorf("storing the new role: %w", err)
+	}
+	n.setIntent(nil)
+	return nil
+}
+
+// resume completes the role change that was begun before this start, or by this one's reopening. It returns when nothing is left, or with ctx.
+func (n *Node) resume(ctx context.Context) {
+	for ctx.Err() == nil {
+		in := n.underWay()
+		if in == nil {
+			n.leaveSync(ctx)
+			return
+		}
+		n.admin.Lock()
+		reopened, err := n.complete(ctx, in)
+		n.admin.Unlock()
+		if reopened {
+			<-ctx.Done()
+			return
+		}
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		n.log.Error("the change of role is not complete yet; it goes on", "call", in.Call, "error", err, "again_in", resumeAgainAfter.String())
+		t := time.NewTimer(resumeAgainAfter)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+		}
+	}
+}
+
+// leaveSync ends a sync of a set that this cluster has left: nobody would.
+func (n *Node) leaveSync(ctx context.Context) {
+	s := n.engine.SyncState()
+	if s == nil {
+		return
+	}
+	if set := n.set(Kind(s.Set)); set != nil && set.Mode == Secondary || n.engine.Role() == engine.Verbatim && Kind(s.Set) != DR {
+		return
+	}
+	if err := n.engine.AbandonSync(ctx); err != nil && ctx.Err() == nil {
+		n.log.Error("a sync of a set that this cluster has left was not ended", "error", err)
+	}
+}
+
+// complete takes the steps that are left of a role change. reopened says that the store is being reopened in another role: the rest follows there. The caller
+// holds admin.
+func (n *Node) complete(ctx context.Context, in *intent) (reopened bool, err error) {
+	if role, needed := in.wants(); needed && n.engine.Role() != role {
+		if in.Abandon {
+			if err := n.engine.AbandonSync(ctx); err != nil {
+				return false, err
+			}
+		}
+		return true, n.reopen(in, role)
+	}
+	switch in.Call {
+	case callPromoteDR:
+		return false, n.completePromoteDR(ctx, in)
+	case callDemoteDR:
+		return false, n.completeDemoteDR(in)
+	case callDisableDR:
+		return false, n.completeDisableDR(ctx, in)
+	case callPromotePerf:
+		return false, n.completePromotePerf(ctx, in)
+	case callDemotePerf:
+		return false, n.completeDemotePerf(ctx, in)
+	}
+	return false, fmt.Errorf("internal error: a role change %q that this program does not know", in.Call)
+}
+
+var errNoReopen = errors.New("this node cannot reopen its store in another role")
+
+// reopen ends this core and opens the store anew in another role. Streams go on until the secondaries have what was acknowledged, for a while.
+func (n *Node) reopen(in *intent, role engine.Role) error {
+	if n.cfg.Reopen == nil {
+		return errNoReopen
+	}
+	drain := func(context.Context) {}
+	if in.Call == callDemoteDR {
+		drain = n.drainAll
+	}
+	if err := n.cfg.Reopen(role, role == engine.Verbatim, drain); err != nil {
+		return fmt.Errorf("reopening the store: %w", err)
+	}
+	return nil
+}
+
+// drainTime is how long a demoted primary waits for its connected secondaries to have its last entries.
+const drainTime = 5 * time.Second
+
+// drainAll waits until the connected secondaries of every set have everything.
+func (n *Node) drainAll(ctx context.Context) {
+	for _, k := range kinds {
+		n.drain(ctx, k)
+	}
+}
+
+func (n *Node) drain(ctx context.Context, k Kind) {
+	ctx, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	for {
+		end := n.engine.Position().Index
+		peers, moved := n.peers.all(k)
+		behind := ""
+		for _, p := range peers {
+			if p.Streams > 0 && p.Acked.Index < end {
+				behind = p.ID
+			}
+		}
+		if behind == "" {
+			return
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			n.log.Warn("demoted before every connected secondary has the last entries", "set", string(k), "secondary", behind, "index", end)
+			return
+		}
+	}
+}

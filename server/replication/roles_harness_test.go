@@ -1,0 +1,124 @@
+package replication
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/server/engine/enginetest"
+)
+
+// capable gives a cluster what a primary needs, whatever it is now: an API listener for activations and a cluster port that others reach.
+func (c *cluster) capable() *cluster {
+	c.t.Helper()
+	if c.bind == "" {
+		c.bind = freeAddr(c.t)
+	}
+	c.api = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		serveActivation(w, r, c.node(), "0.1.0", time.Now(), func() bool { return false })
+	}))
+	c.t.Cleanup(c.api.Close)
+	return c
+}
+
+func (c *cluster) node() *Node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n
+}
+
+// newCapablePrimary runs a primary of some sets whose API others can call.
+func newCapablePrimary(t testing.TB, sets ...Kind) *cluster {
+	t.Helper()
+	c := newCluster(t, "the first primary", enginetest.New(t, engine.Writer), freeAddr(t)).capable()
+	c.run()
+	for _, k := range sets {
+		if _, err := c.n.EnablePrimary(enginetest.Context(t), k, c.bind); err != nil {
+			t.Fatalf("enabling the %s primary: %v", k, err)
+		}
+	}
+	return c
+}
+
+// successor enrols a secondary that can become a primary, and runs it.
+func (c *cluster) successor(k Kind, id string) *cluster {
+	c.t.Helper()
+	s := c.enrol(k, id).capable()
+	s.run()
+	c.caughtUp(k, s)
+	return s
+}
+
+// reopen does what the server does when a node asks for it: drain, stop, open the same store in another role, go on.
+func (c *cluster) reopen() {
+	c.t.Helper()
+	select {
+	case r := <-c.reopenings:
+		r.drain(enginetest.Context(c.t))
+		c.stop()
+		dir := enginetest.Dir(c.t, c.e)
+		enginetest.Stop(c.t, c.e)
+		c.e = enginetest.Open(c.t, dir, r.role, func(cfg *engine.Config) { cfg.Repairable = r.secondary })
+		c.run()
+	case <-time.After(patience):
+		c.t.Fatal("the node does not ask for its store to be opened in another role")
+	}
+}
+
+func (c *cluster) demote(k Kind) {
+	c.t.Helper()
+	warning, err := c.n.DemotePrimary(enginetest.Context(c.t), k)
+	if err != nil || warning == "" {
+		c.t.Fatalf("demoting: %q, %v", warning, err)
+	}
+	if k == DR {
+		c.reopen()
+	}
+	c.awaitMode(k, Secondary)
+}
+
+func (c *cluster) promote(k Kind, force bool) {
+	c.t.Helper()
+	warning, err := c.n.PromoteSecondary(enginetest.Context(c.t), k, Promote{PrimaryClusterAddr: c.bind, Force: force})
+	if err != nil || warning == "" {
+		c.t.Fatalf("promoting: %q, %v", warning, err)
+	}
+	if k == DR {
+		c.reopen()
+	}
+	c.awaitMode(k, Primary)
+}
+
+func (c *cluster) awaitMode(k Kind, m Mode) {
+	c.t.Helper()
+	c.until("the cluster is a "+string(k)+" "+string(m)+" and nothing is under way", func() bool { return c.n.Mode(k) == m && c.n.underWay() == nil })
+}
+
+// repoint makes a cluster follow another primary of its set, by a token and the primary's API.
+func (c *cluster) repoint(k Kind, to *cluster, id string) {
+	c.t.Helper()
+	ctx := enginetest.Context(c.t)
+	a, err := to.n.SecondaryToken(ctx, k, id, 0)
+	if err != nil {
+		c.t.Fatalf("a token of the new primary: %v", err)
+	}
+	warning, err := c.n.UpdatePrimary(ctx, k, UpdatePrimary{Token: &a.Token})
+	if err != nil || !strings.Contains(warning, "keeps its data") {
+		c.t.Fatalf("update-primary: %q, %v", warning, err)
+	}
+	again, err := c.n.UpdatePrimary(context.WithoutCancel(ctx), k, UpdatePrimary{Token: &a.Token})
+	if err != nil || !strings.Contains(again, "already") {
+		c.t.Errorf("the same call again: %q, %v", again, err)
+	}
+	to.caughtUp(k, c)
+}
+
+// cost is what a secondary has transferred since it started, and how its streams began.
+func (c *cluster) cost(k Kind) (bytes uint64, r resumes) {
+	l := c.n.link[k].get()
+	return l.DiffBytes + l.SyncBytes, l.Resumes
+}

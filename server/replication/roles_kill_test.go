@@ -1,0 +1,180 @@
+package replication
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/server/engine/enginetest"
+	"github.com/lockstepdb/lockstep/storage"
+)
+
+// fuse fails the n-th commit after it is lit, before or after the bytes are durable: what a kill at that instant leaves.
+type fuse struct {
+	left  atomic.Int64 // 0: not lit
+	after bool
+	blown atomic.Bool
+}
+
+var errBlown = errors.New("killed here")
+
+func (f *fuse) seam(_ string, commit func() error) error {
+	if f.left.Load() == 0 || f.left.Add(-1) > 0 {
+		return commit()
+	}
+	f.blown.Store(true)
+	f.left.Store(1) // nothing becomes durable after a kill
+	if f.after {
+		f.after = false
+		if err := commit(); err != nil {
+			return err
+		}
+	}
+	return errBlown
+}
+
+// killed ends node and engine without ceremony, and opens the store as the next start would: in the role that the store was last asked to have, unless the kill
+// came before that was written. From then on f burns, if at is not zero.
+func (c *cluster) killed(lostRole bool, f *fuse, at int64) {
+	c.t.Helper()
+	c.stop()
+	dir, role, secondary := enginetest.Dir(c.t, c.e), c.e.Role(), c.n.isSecondary()
+	_ = enginetest.Wait(c.t, c.e) // it fails: that is the kill
+	select {
+	case r := <-c.reopenings:
+		if !lostRole {
+			role, secondary = r.role, r.secondary
+		}
+	default:
+	}
+	c.e = enginetest.Open(c.t, dir, role, func(cfg *engine.Config) { cfg.Repairable, cfg.Seam = secondary, f.seam })
+	f.left.Store(at)
+	c.run()
+}
+
+// settle follows the node's requests until no role change is under way.
+func (c *cluster) settle() {
+	c.t.Helper()
+	c.until("the role change has ended", func() bool {
+		select {
+		case r := <-c.reopenings:
+			c.reopenings <- r
+			c.reopen()
+		default:
+		}
+		return c.n.underWay() == nil
+	})
+}
+
+// TestARoleChangeSurvivesAKillAtEachCommit kills each role change at each of its commits, before and after the bytes are on disk, and when it asks for the
+// store in another role. The next start completes it, or finds it never begun, and then it can be done; no record is lost or changed.
+func TestARoleChangeSurvivesAKillAtEachCommit(t *testing.T) {
+	t.Parallel()
+	p := newCapablePrimary(t, kinds...)
+	p.write(shared, storage.Replicated, "k", 40)
+	ids := 0
+	primaryOf := func(k Kind) func(*fuse) *cluster {
+		return func(f *fuse) *cluster {
+			c := newCluster(t, "a primary", enginetest.New(t, engine.Writer, func(c *engine.Config) { c.Seam = f.seam }), "")
+			c.run()
+			if _, err := c.n.EnablePrimary(enginetest.Context(t), k, ""); err != nil {
+				t.Fatal(err)
+			}
+			c.write(shared, storage.Replicated, "k", 40)
+			return c
+		}
+	}
+	secondaryOf := func(k Kind) func(*fuse) *cluster {
+		return func(f *fuse) *cluster {
+			ids++
+			s := p.follow(k, fmt.Sprintf("s%d", ids), func(c *engine.Config) { c.Seam = f.seam })
+			p.caughtUp(k, s)
+			return s
+		}
+	}
+	ctx := enginetest.Context(t)
+	promote := func(k Kind) func(*cluster) error {
+		return func(c *cluster) error {
+			_, err := c.n.PromoteSecondary(ctx, k, Promote{Force: true}) // forced: the primary goes on by itself
+			return err
+		}
+	}
+	demote := func(k Kind) func(*cluster) error {
+		return func(c *cluster) error { _, err := c.n.DemotePrimary(ctx, k); return err }
+	}
+	for _, tt := range []struct {
+		name     string
+		k        Kind
+		start    func(*fuse) *cluster
+		call     func(*cluster) error
+		old, new Mode
+	}{
+		{"promote performance", Performance, secondaryOf(Performance), promote(Performance), Secondary, Primary},
+		{"demote performance", Performance, primaryOf(Performance), demote(Performance), Primary, Secondary},
+		{"promote dr", DR, secondaryOf(DR), promote(DR), Secondary, Primary},
+		{"demote dr", DR, primaryOf(DR), demote(DR), Primary, Secondary},
+		{"disable dr secondary", DR, secondaryOf(DR), func(c *cluster) error { _, err := c.n.DisableSecondary(ctx, DR); return err }, Secondary, Disabled},
+	} {
+		if tt.k == DR {
+			t.Run(tt.name+", after the reopening", func(t *testing.T) {
+				for n, through := 1, false; !through; n++ {
+					c := tt.start(&fuse{})
+					if err := tt.call(c); err != nil {
+						t.Fatal(err)
+					}
+					f := &fuse{after: n%2 == 0}
+					c.killed(false, f, int64((n+1)/2))
+					c.until("it is killed, or through", func() bool { return f.blown.Load() || c.n.underWay() == nil })
+					through = !f.blown.Load()
+					c.killed(false, &fuse{}, 0)
+					c.settle()
+					if got := c.n.Mode(tt.k); got != tt.new {
+						t.Fatalf("killed at commit %d after the reopening: mode %s, want %s", n, got, tt.new)
+					}
+					if got := len(enginetest.Content(t, c.e)[shared]); got != 40 {
+						t.Fatalf("killed at commit %d after the reopening: %d records, want 40", n, got)
+					}
+					c.stop()
+				}
+			})
+		}
+		t.Run(tt.name, func(t *testing.T) {
+			for n, through := 1, false; !through; n++ {
+				f := &fuse{after: n%2 == 0}
+				c := tt.start(f)
+				before := enginetest.Content(t, c.e)[shared]
+				f.left.Store(int64((n + 1) / 2))
+				err := tt.call(c)
+				through = !f.blown.Load()
+				c.killed(n%2 == 1, &fuse{}, 0)
+				c.settle()
+				mode := c.n.Mode(tt.k)
+				if mode != tt.new && (err == nil || mode != tt.old) {
+					t.Fatalf("killed at commit %d: mode %s, the call answered %v", n, mode, err)
+				}
+				if mode == tt.old {
+					if err := tt.call(c); err != nil {
+						t.Fatalf("killed at commit %d, repeating the call: %v", n, err)
+					}
+					c.settle()
+					if got := c.n.Mode(tt.k); got != tt.new {
+						t.Fatalf("killed at commit %d, after repeating the call: mode %s, want %s", n, got, tt.new)
+					}
+				}
+				after := enginetest.Content(t, c.e)[shared]
+				for key, value := range before {
+					if after[key] != value {
+						t.Fatalf("killed at commit %d: record %s has changed", n, key)
+					}
+				}
+				_, werr := c.e.Do(ctx, &engine.Tx{Writes: []engine.Write{enginetest.Put(local, storage.Local, "after", "it")}})
+				if writable := tt.k == Performance || tt.new != Secondary; (werr == nil) != writable {
+					t.Fatalf("killed at commit %d: writing gives %v", n, werr)
+				}
+				c.stop()
+			}
+		})
+	}
+}

@@ -1,0 +1,167 @@
+package replication
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/server/engine/enginetest"
+	"github.com/lockstepdb/lockstep/storage"
+)
+
+// TestAPlannedDRFailoverAndBack hands the DR primary's part over and back: nothing is copied, nothing is lost.
+func TestAPlannedDRFailoverAndBack(t *testing.T) {
+	t.Parallel()
+	a := newCapablePrimary(t, DR)
+	a.write(shared, storage.Replicated, "a", 300)
+	a.write(local, storage.Local, "token", 50)
+	b := a.successor(DR, "b")
+	set := a.n.set(DR).Set
+
+	a.demote(DR)
+	if got := a.n.Status(DR); got["state"] != "idle" || got["cluster_id"] != set {
+		t.Errorf("demoted: status %v", got)
+	}
+	if _, err := a.e.Do(enginetest.Context(t), &engine.Tx{Writes: []engine.Write{enginetest.Put(shared, storage.Replicated, "x", "y")}}); err == nil {
+		t.Error("a demoted DR primary takes writes")
+	}
+	end := a.e.Position()
+	b.promote(DR, false)
+	if got := b.n.Status(DR); got["cluster_id"] != set || len(got["known_secondaries"].([]string)) != 0 {
+		t.Errorf("promoted: status %v", got)
+	}
+	h := b.e.History()
+	if last := h[len(h)-1]; last.Ordinal != 2 || last.Start != end.Index+1 {
+		t.Errorf("promoted: the epoch is %+v, want ordinal 2 from %d", last, end.Index+1)
+	}
+	b.write(shared, storage.Replicated, "b", 100)
+	a.repoint(DR, b, "a-old")
+	if bytes, r := a.cost(DR); bytes != 0 || r.Continue == 0 || r.Repair+r.Bootstrap != 0 {
+		t.Errorf("coming back cost %d bytes of diff and sync, resumes %+v, want none and CONTINUE", bytes, r)
+	}
+
+	b.demote(DR)
+	a.promote(DR, false)
+	a.write(shared, storage.Replicated, "again", 20)
+	b.repoint(DR, a, "b2")
+	if bytes, _ := b.cost(DR); bytes != 0 {
+		t.Errorf("failback cost %d bytes of diff and sync, want none", bytes)
+	}
+	h = a.e.History()
+	if got := h[len(h)-1].Ordinal; got != 3 {
+		t.Errorf("ordinal after failback: got %d, want 3", got)
+	}
+}
+
+// TestAnUnplannedDRPromotion promotes a secondary whose primary still runs and has written more: what only the old primary has is decided for the new
+// one when it comes back, by comparing, and both sides hold the same in the end.
+func TestAnUnplannedDRPromotion(t *testing.T) {
+	t.Parallel()
+	a := newCapablePrimary(t, DR)
+	a.load(shared, storage.Replicated, "base", scaled(4000), 200)
+	a.checkpoint()
+	b := a.successor(DR, "b")
+	ctx := enginetest.Context(t)
+	forget := ""
+	if _, err := b.n.UpdatePrimary(ctx, DR, UpdatePrimary{Token: &forget}); err != nil {
+		t.Fatal(err)
+	}
+	if st := b.n.Status(DR); st["state"] != "idle" || st["mode"] != "secondary" || st["reason"] == nil {
+		t.Errorf("without a primary: status %v", st)
+	}
+	a.write(shared, storage.Replicated, "only at the old primary ", 30)
+	a.write(shared, storage.Replicated, "base", 3) // overwritten there
+	b.promote(DR, false)
+	b.write(shared, storage.Replicated, "acknowledged by the new primary ", 40)
+	b.checkpoint()
+
+	a.demote(DR)
+	a.repoint(DR, b, "a-old")
+	bytes, r := a.cost(DR)
+	if r.Repair == 0 || bytes == 0 || bytes > 200_000 {
+		t.Errorf("coming back cost %d bytes, resumes %+v, want a repair of a few records, not of %d", bytes, r, scaled(4000))
+	}
+	for i := range 30 {
+		key := fmt.Sprintf("only at the old primary %06d", i)
+		if _, err := a.e.Get(shared, []byte(key)); !errors.Is(err, storage.ErrNotFound) {
+			t.Fatalf("%s: got %v, want it decided for the new primary, which never had it", key, err)
+		}
+	}
+	if !containsAll(a.logs.String(), "what differed was decided for the primary", "overwritten=", "removed=") {
+		t.Error("its log does not say what was decided for the primary")
+	}
+	for i := range 40 {
+		if _, err := a.e.Get(shared, []byte(fmt.Sprintf("acknowledged by the new primary %06d", i))); err != nil {
+			t.Fatalf("an acknowledged write of the new primary is missing on the old one: %v", err)
+		}
+	}
+	a.restart() // and it stays so
+	b.caughtUp(DR, a)
+}
+
+func containsAll(text string, parts ...string) bool {
+	for _, p := range parts {
+		if !strings.Contains(text, p) {
+			return false
+		}
+	}
+	return true
+}
+
+// TestAPerformanceFailover moves a performance set's primary, re-points another secondary and the old primary, and moves it back.
+func TestAPerformanceFailover(t *testing.T) {
+	t.Parallel()
+	a := newCapablePrimary(t, Performance)
+	a.load(shared, storage.Replicated, "base", scaled(4000), 200)
+	a.checkpoint()
+	b, c := a.successor(Performance, "b"), a.successor(Performance, "c")
+	b.write(local, storage.Local, "b's own ", 10)
+	c.write(local, storage.Local, "c's own ", 10)
+	set := a.n.set(Performance).Set
+	full, _ := c.cost(Performance)
+
+	a.demote(Performance)
+	if _, err := a.e.Do(enginetest.Context(t), &engine.Tx{Writes: []engine.Write{enginetest.Put(local, storage.Local, "a", "its own")}}); err != nil {
+		t.Errorf("a demoted performance primary does not serve what is local to it: %v", err)
+	}
+	b.promote(Performance, false)
+	if st := b.n.Status(Performance); st["cluster_id"] != set || len(st["known_secondaries"].([]string)) != 0 || st["primary_cluster_addr"] != "https://"+b.bind {
+		t.Errorf("promoted: status %v", st)
+	}
+	b.write(shared, storage.Replicated, "of b ", 50)
+	b.checkpoint()
+	c.repoint(Performance, b, "c2")
+	a.repoint(Performance, b, "a-old")
+	for name, s := range map[string]*cluster{"c": c, "a": a} {
+		bytes, _ := s.cost(Performance)
+		if name == "c" {
+			bytes -= full
+		}
+		if bytes > 60_000 {
+			t.Errorf("%s: re-pointing cost %d bytes of diff and sync; filling it cost %d", name, bytes, full)
+		}
+		if _, err := s.e.Get(shared, []byte("of b 000049")); err != nil {
+			t.Errorf("%s lacks a write of the new primary: %v", name, err)
+		}
+	}
+	if _, err := c.e.Get(local, []byte("c's own 000009")); err != nil {
+		t.Errorf("what is local to c did not survive: %v", err)
+	}
+	for _, s := range []*cluster{a, b, c} { // restarted, all know their parts
+		s.restart()
+	}
+	b.caughtUp(Performance, a)
+	b.caughtUp(Performance, c)
+
+	b.demote(Performance)
+	a.promote(Performance, false)
+	a.write(shared, storage.Replicated, "of a again ", 20)
+	b.repoint(Performance, a, "b3")
+	c.repoint(Performance, a, "c3")
+	seen, err := c.n.seen(Performance)
+	if err != nil || lastOrdinal(seen) != 3 {
+		t.Errorf("after failback c has seen ordinal %d, %v, want 3", lastOrdinal(seen), err)
+	}
+}

@@ -1,0 +1,91 @@
+package vault
+
+import (
+	"github.com/lockstepdb/lockstep/server/replication"
+)
+
+// roleCall is a call that changes a set's role and needs no parameters.
+type roleCall func(n node, r *request, k replication.Kind) (string, error)
+
+// changeRole answers a call that changes the role, on the paths of today 200 with a warning, on the oldest 204.
+func changeRole(k replication.Kind, legacy bool, call roleCall) handler {
+	return func(c *Core, r *request) (*reply, error) {
+		n, err := c.replicator()
+		if err != nil {
+			return nil, err
+		}
+		warning, err := call(n, r, k)
+		return roleReply(warning, legacy, err)
+	}
+}
+
+func demotePrimary(n node, r *request, k replication.Kind) (string, error) {
+	return n.DemotePrimary(r.ctx, k)
+}
+
+func disablePrimary(n node, r *request, k replication.Kind) (string, error) {
+	return n.DisablePrimary(r.ctx, k)
+}
+
+func disableSecondary(n node, r *request, k replication.Kind) (string, error) {
+	return n.DisableSecondary(r.ctx, k)
+}
+
+type promoteParams struct {
+	PrimaryClusterAddr string `json:"primary_cluster_addr"`
+	Force              bool   `json:"force"`
+}
+
+func promoteSecondary(legacy bool) setCall[promoteParams] {
+	return func(c *Core, r *request, p *promoteParams) (*reply, error) {
+		return c.promote(r, performance, *p, legacy)
+	}
+}
+
+func (c *Core) promote(r *request, k replication.Kind, p promoteParams, legacy bool) (*reply, error) {
+	n, err := c.replicator()
+	if err != nil {
+		return nil, err
+	}
+	warning, err := n.PromoteSecondary(r.ctx, k, replication.Promote{PrimaryClusterAddr: p.PrimaryClusterAddr, Force: p.Force})
+	return roleReply(warning, legacy, err)
+}
+
+type updatePrimaryParams struct {
+	Token          *string  `json:"token"`
+	Addrs          []string `json:"update_primary_addrs"`
+	PrimaryAPIAddr string   `json:"primary_api_addr"`
+	CAFile         string   `json:"ca_file"`
+	CAPath         string   `json:"ca_path"`
+}
+
+func updatePrimary(legacy bool) setCall[updatePrimaryParams] {
+	return func(c *Core, r *request, p *updatePrimaryParams) (*reply, error) {
+		return c.updatePrimary(r, performance, p, legacy)
+	}
+}
+
+func (c *Core) updatePrimary(r *request, k replication.Kind, p *updatePrimaryParams, legacy bool) (*reply, error) {
+	n, err := c.replicator()
+	if err != nil {
+		return nil, err
+	}
+	warning, err := n.UpdatePrimary(r.ctx, k, replication.UpdatePrimary{
+		Token: p.Token, Addrs: p.Addrs, PrimaryAPIAddr: p.PrimaryAPIAddr, CAFile: p.CAFile, CAPath: p.CAPath,
+	})
+	return roleReply(warning, legacy, err)
+}
+
+func generatePublicKey(k replication.Kind) handler {
+	return func(c *Core, r *request) (*reply, error) {
+		n, err := c.replicator()
+		if err != nil {
+			return nil, err
+		}
+		key, err := n.GeneratePublicKey(k)
+		if err != nil {
+			return nil, err
+		}
+		return &reply{data: map[string]any{"secondary_public_key": key}}, nil
+	}
+}
