@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/lockstepdb/lockstep/server/replication"
@@ -84,15 +85,17 @@ func (c *Core) emptyAndRevoked(rt *route) bool {
 
 // refuseKnown tells a permitted caller that the path exists but not for this verb.
 func (c *Core) refuseKnown(r *request) error {
-	if !r.caller.acl.allows(r.op, r.path, false) {
-		return denied()
+	if err := r.authorise(false); err != nil {
+		return err
 	}
 	return refuse(errMethod, "unsupported operation")
 }
 
 func (c *Core) performRoute(r *request, rt *route) (*reply, error) {
-	if rt.flags&(open|anyToken) == 0 && !r.caller.acl.allows(r.op, r.path, rt.flags&sudo != 0) {
-		return nil, denied()
+	if rt.flags&(open|anyToken) == 0 {
+		if err := r.authorise(rt.flags&sudo != 0); err != nil {
+			return nil, err
+		}
 	}
 	if rt.flags&toShared != 0 && r.forwarded == nil && c.mode(performance) == replication.Secondary {
 		stays, err := rt.staysHere(c, r)
@@ -149,18 +152,12 @@ func noRoute(r *request) error {
 // authoriseData asks the policies about a path below a mount. A write needs create where nothing is yet and update where
 // something is; the store is asked only if the policies make a difference.
 func (c *Core) authoriseData(r *request) error {
-	if r.op != opWrite {
-		if !r.caller.acl.allows(r.op, r.path, false) {
-			return denied()
-		}
-		return nil
+	if err := r.authorise(false); err != nil || r.op != opWrite {
+		return err
 	}
 	caps := r.caller.acl.on(r.path)
 	if caps&(capCreate|capUpdate) == capCreate|capUpdate {
 		return nil
-	}
-	if caps&(capCreate|capUpdate) == 0 {
-		return denied()
 	}
 	exists := true
 	if r.mount != nil {
@@ -224,6 +221,9 @@ func forwardedHeader(r *request) http.Header {
 	h := http.Header{}
 	if r.op == opPatch {
 		h.Set("Content-Type", "application/merge-patch+json")
+	}
+	if r.wrapTTL > 0 { // wrapped here; there it only meets what policies say of wrapping
+		h.Set(wrapHeader, strconv.FormatInt(seconds(r.wrapTTL), 10))
 	}
 	return h
 }
