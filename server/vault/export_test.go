@@ -47,6 +47,7 @@ func BatchAllows(c *Core, token, path string) (bool, error) { return c.batchAllo
 type RouteLine struct {
 	Methods, Path                string
 	Open, AnyToken, Sudo, Shared bool
+	OnDR                         bool // perhaps only for a while
 }
 
 // Routes lists every route: those of the table, and those of each auth method below auth/<type>/.
@@ -55,7 +56,7 @@ func Routes(c *Core) []RouteLine {
 	add := func(prefix string, routes []route) {
 		for _, rt := range routes {
 			has := func(flag int) bool { return rt.flags&flag != 0 }
-			out = append(out, RouteLine{rt.methods, prefix + rt.path, has(open), has(anyToken), has(sudo), has(toShared)})
+			out = append(out, RouteLine{rt.methods, prefix + rt.path, has(open), has(anyToken), has(sudo), has(toShared), has(onDR) || has(onRevoked)})
 		}
 	}
 	add("", c.routes)

@@ -27,7 +27,7 @@ const (
 	lockTime  = 15 * time.Minute
 
 	maxGuests   = 20000 // unknown names whose failures are remembered
-	maxWaiting  = 256   // logins that wait for their password's check
+	maxWaiting  = 64    // logins that wait for their password's check
 	passwordMax = 72    // bytes; bcrypt looks at no more
 )
 
