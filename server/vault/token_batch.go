@@ -86,7 +86,8 @@ func (k *batchKey) sign(t *tokenEntry) (string, error) {
 
 // verify returns what a batch token says; ok is false for one that this cluster did not sign, or that has expired.
 func (k *batchKey) verify(text string, now time.Time) (t *tokenEntry, ok bool) {
-	if k == nil || len(text) > maxBatchText {
+	body, ok := strings.CutPrefix(text, batchPrefix)
+	if k == nil || !ok || len(text) > maxBatchText {
 		return nil, false
 	}
 	var claims batchClaims
@@ -94,7 +95,6 @@ func (k *batchKey) verify(text string, now time.Time) (t *tokenEntry, ok bool) {
 		jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}), jwt.WithIssuer(batchIssuer), jwt.WithExpirationRequired(),
 		jwt.WithTimeFunc(func() time.Time { return now }), jwt.WithStrictDecoding(),
 	)
-	body := strings.TrimPrefix(text, batchPrefix)
 	if strings.ContainsAny(body, "\r\n") { // skipped by the decoder: two texts would be one token
 		return nil, false
 	}
