@@ -20,7 +20,8 @@ func logins(t *testing.T, tr *cluster.Trio) {
 			t.Fatalf("enable %s: %v", kind, err)
 		}
 	}
-	if err := primary.Sys().TuneMount("auth/userpass", api.MountConfigInput{DefaultLeaseTTL: "30m"}); err != nil {
+	halfAnHour := "30m"
+	if err := primary.Sys().TuneMountAllowNil("auth/userpass", api.TuneMountConfigInput{DefaultLeaseTTL: &halfAnHour}); err != nil {
 		t.Errorf("tune an auth method as the CLI does: %v", err)
 	}
 	if err := primary.Sys().PutPolicy("app", `path "kv/logins/*" { capabilities = ["create", "update", "read"] }`); err != nil {
