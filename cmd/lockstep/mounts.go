@@ -52,6 +52,12 @@ func (t mountTable) name(id storage.KeyspaceID) string {
 		return "system (replicated)"
 	case storage.SystemLocal:
 		return "system (local)"
+	case storage.KeyspaceID{15: 16}:
+		return "cubbyholes"
+	case storage.KeyspaceID{15: 17}:
+		return "wrapped answers"
+	case storage.KeyspaceID{15: 18}:
+		return "counters of logins"
 	}
 	if m, ok := t[id]; ok {
 		return m.Path

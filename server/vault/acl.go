@@ -9,14 +9,20 @@ import (
 // acl is what a list of policies allows together. It is never changed after it was made.
 type acl struct {
 	root  bool
-	exact map[string]capability
+	exact map[string]grant
 	wild  []wildRule // best first: the first that matches decides
+}
+
+// grant is what holds on one path.
+type grant struct {
+	caps   capability
+	limits *limits // nil: none
 }
 
 // wildRule is a rule whose pattern has a '+' segment or ends in '*'.
 type wildRule struct {
 	pattern string
-	caps    capability
+	grant
 	literal string   // the pattern without its final '*'
 	parts   []string // of literal, when it has '+' segments
 	glob    bool
@@ -28,30 +34,31 @@ const allCaps = capCreate | capRead | capUpdate | capDelete | capList | capPatch
 
 // newACL merges policies: on one pattern rights add up, and deny takes all of them away.
 func newACL(policies []*policy) *acl {
-	merged := map[string]capability{}
+	merged := map[string]grant{}
 	for _, p := range policies {
 		for _, r := range p.rules {
-			merged[r.pattern] |= r.caps
+			g := merged[r.pattern]
+			merged[r.pattern] = grant{g.caps | r.caps, mergeLimits(g.limits, r.limits)}
 		}
 	}
-	a := &acl{exact: map[string]capability{}}
-	for pattern, caps := range merged {
-		if caps&capDeny != 0 {
-			caps = capDeny
+	a := &acl{exact: map[string]grant{}}
+	for pattern, g := range merged {
+		if g.caps&capDeny != 0 {
+			g = grant{caps: capDeny}
 		}
-		w := newWildRule(pattern, caps)
+		w := newWildRule(pattern, g)
 		if w.glob || w.parts != nil {
 			a.wild = append(a.wild, w)
 		} else {
-			a.exact[pattern] = caps
+			a.exact[pattern] = g
 		}
 	}
 	slices.SortFunc(a.wild, func(x, y wildRule) int { return y.compare(x) })
 	return a
 }
 
-func newWildRule(pattern string, caps capability) wildRule {
-	w := wildRule{pattern: pattern, caps: caps}
+func newWildRule(pattern string, g grant) wildRule {
+	w := wildRule{pattern: pattern, grant: g}
 	w.literal, w.glob = strings.CutSuffix(pattern, "*")
 	if parts := strings.Split(w.literal, "/"); slices.Contains(parts, "+") {
 		w.parts = parts
@@ -126,47 +133,74 @@ func (w wildRule) matches(path string) bool {
 }
 
 // on returns the capabilities on a path. A path that is only listed may be named with or without its final '/'.
-func (a *acl) on(path string) capability {
+func (a *acl) on(path string) capability { return a.find(path).caps }
+
+// find returns what the policies say of a path.
+func (a *acl) find(path string) grant {
 	if a.root {
-		return allCaps
+		return grant{caps: allCaps}
 	}
-	if caps, ok := a.exact[path]; ok {
-		return caps &^ capDeny
+	if g, ok := a.exact[path]; ok {
+		g.caps &^= capDeny
+		return g
 	}
 	for i := range a.wild {
 		if a.wild[i].matches(path) {
-			return a.wild[i].caps &^ capDeny
+			g := a.wild[i].grant
+			g.caps &^= capDeny
+			return g
 		}
 	}
-	return 0
+	return grant{}
 }
 
-// allows tells whether an operation is permitted; of a write, whether create or update is.
-func (a *acl) allows(op operation, path string, needSudo bool) bool {
-	caps := a.on(path)
+// findFor is find for an operation: the rule for a folder may be written without its final '/'.
+func (a *acl) findFor(op operation, path string) grant {
 	if op == opList && !a.root {
-		if exact, ok := a.exact[path]; ok {
-			caps = exact
-		} else if exact, ok := a.exact[strings.TrimSuffix(path, "/")]; ok {
-			caps = exact
+		for _, name := range []string{path, strings.TrimSuffix(path, "/")} {
+			if g, ok := a.exact[name]; ok {
+				g.caps &^= capDeny
+				return g
+			}
 		}
 	}
-	if needSudo && caps&capSudo == 0 {
+	return a.find(path)
+}
+
+// allows tells whether an operation is permitted, whatever its parameters; of a write, whether create or update is.
+func (a *acl) allows(op operation, path string, needSudo bool) bool {
+	return a.findFor(op, path).caps.permits(op, needSudo)
+}
+
+func (c capability) permits(op operation, needSudo bool) bool {
+	if needSudo && c&capSudo == 0 {
 		return false
 	}
 	switch op {
 	case opRead, opHead:
-		return caps&capRead != 0
+		return c&capRead != 0
 	case opList:
-		return caps&capList != 0
+		return c&capList != 0
 	case opWrite:
-		return caps&(capCreate|capUpdate) != 0
+		return c&(capCreate|capUpdate) != 0
 	case opPatch:
-		return caps&capPatch != 0
+		return c&capPatch != 0
 	case opDelete:
-		return caps&capDelete != 0
+		return c&capDelete != 0
 	}
 	return false
+}
+
+// authorise judges a request by its caller's policies: path, operation, parameters, wrapping.
+func (r *request) authorise(needSudo bool) error {
+	g := r.caller.acl.findFor(r.op, r.path)
+	if !g.caps.permits(r.op, needSudo) {
+		return denied()
+	}
+	if g.limits == nil {
+		return nil
+	}
+	return g.limits.permit(r)
 }
 
 // reaches tells whether any path below a mount could be permitted.
@@ -174,8 +208,8 @@ func (a *acl) reaches(mountPath string) bool {
 	if a.root {
 		return true
 	}
-	for pattern, caps := range a.exact {
-		if caps != capDeny && (strings.HasPrefix(pattern, mountPath) || pattern+"/" == mountPath) {
+	for pattern, g := range a.exact {
+		if g.caps != capDeny && (strings.HasPrefix(pattern, mountPath) || pattern+"/" == mountPath) {
 			return true
 		}
 	}

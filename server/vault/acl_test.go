@@ -169,7 +169,7 @@ func TestACLAgainstSlowTwin(t *testing.T) {
 			if rnd.IntN(2) == 0 && !strings.HasSuffix(pattern, "+") {
 				pattern += "*"
 			}
-			r := rule{pattern, 1 << rnd.IntN(8)}
+			r := rule{pattern: pattern, caps: 1 << rnd.IntN(8)}
 			p.rules = append(p.rules, r)
 			if merged[pattern] |= r.caps; merged[pattern]&capDeny != 0 {
 				merged[pattern] = capDeny
@@ -198,12 +198,12 @@ func TestACLReaches(t *testing.T) {
 		{"kv/a", "kv/", true}, {"kv/*", "kv/", true}, {"k*", "kv/", true}, {"*", "kv/", true}, {"kvx/*", "kv/", false}, {"+/a", "kv/", true},
 		{"kv/+/x", "kv/", true}, {"a/+/x", "kv/", false}, {"team/+/data/*", "team/a/", true}, {"team/b/*", "team/a/", false}, {"team/*", "team/a/", true}, {"x/y", "x/", true}, {"other", "x/", false},
 	} {
-		a := newACL([]*policy{{rules: []rule{{c.pattern, capRead}}}})
+		a := newACL([]*policy{{rules: []rule{{pattern: c.pattern, caps: capRead}}}})
 		if got := a.reaches(c.mount); got != c.want {
 			t.Errorf("%s reaches %s: got %v, want %v", c.pattern, c.mount, got, c.want)
 		}
 	}
-	if newACL([]*policy{{rules: []rule{{"kv/*", capDeny}}}}).reaches("kv/") {
+	if newACL([]*policy{{rules: []rule{{pattern: "kv/*", caps: capDeny}}}}).reaches("kv/") {
 		t.Error("a denied mount is reached")
 	}
 }
@@ -227,13 +227,16 @@ func TestParsePolicyRefuses(t *testing.T) {
 		"a string template":          `path "x" { policy = "${a}" }`,
 		"a heredoc":                  "path \"x\" { policy = <<E\nread\nE\n}",
 		"an open block":              `path "x" {`,
-		"a required parameter":       `path "x" { required_parameters = ["a"] }`,
+		"a required parameter":       `path "x" { required_parameters = "a" }`,
+		"a list of parameters":       `path "x" { allowed_parameters = ["a"] }`,
+		"a parameter's text":         `path "x" { denied_parameters = { "a" = "b" } }`,
 		"a control group":            "path \"x\" {\n control_group {\n }\n}",
-		"a wrapping time":            `path "x" { min_wrapping_ttl = "1s" }`,
+		"a wrapping time":            `path "x" { min_wrapping_ttl = "soon" }`,
+		"wrapping times crossed":     "path \"x\" {\n min_wrapping_ttl = \"2s\"\n max_wrapping_ttl = 1\n}",
 		"JSON of another shape":      `{"paths":{}}`,
 		"JSON and more":              `{"path":{}} x`,
 		"JSON with a capability":     `{"path":{"x":{"capabilities":["reed"]}}}`,
-		"JSON with a parameter":      `{"path":{"x":{"allowed_parameters":{}}}}`,
+		"JSON with a parameter":      `{"path":{"x":{"allowed_parameters":[]}}}`,
 		"JSON with a list for a map": `{"path":["x"]}`,
 	} {
 		if _, err := parsePolicy(text); err == nil {
@@ -256,7 +259,7 @@ func TestParsePolicyAccepts(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 			continue
 		}
-		if want := fmt.Sprint([]rule{{"a", capRead | capList}}); fmt.Sprint(p.rules) != want {
+		if want := fmt.Sprint([]rule{{pattern: "a", caps: capRead | capList}}); fmt.Sprint(p.rules) != want {
 			t.Errorf("%s: got %v, want %s", text, p.rules, want)
 		}
 	}

@@ -39,14 +39,13 @@ const defaultMaxBody = 32 << 20
 
 // Core is the Vault-compatible face of one cluster: mounts, tokens, policies, KV, sys.
 type Core struct {
-	cfg    Config
-	engine *engine.Engine
-	log    hclog.Logger
-	now    func() time.Time
-	routes []route
-	node   atomic.Pointer[nodeRef]
-	// drBatch judges batch tokens on a DR secondary; nil: none are accepted.
-	drBatch atomic.Pointer[DRBatch]
+	cfg     Config
+	engine  *engine.Engine
+	log     hclog.Logger
+	now     func() time.Time
+	routes  []route
+	methods map[string][]route // of auth methods by their type; paths below the mount
+	node    atomic.Pointer[nodeRef]
 	snap    atomic.Pointer[snapshot]
 
 	// mountsMu makes mount table changes one after the other: the sequencer cannot list, and whether a path is free
@@ -56,8 +55,13 @@ type Core struct {
 	// made in between would die with a parent that it no longer has.
 	familyMu sync.RWMutex
 
+	guests guests // who logs in
+
+	wake    chan struct{} // one slot: Run has something to do now
 	movesMu sync.Mutex
 	moves   []moved // the last remounts, newest last
+
+	maxMounts int
 }
 
 // node is what the core asks of replication.Node; tests put a loopback between two cores in its place.
@@ -97,7 +101,9 @@ func New(cfg Config) (*Core, error) {
 	if cfg.MaxBody < 0 || cfg.MaxBody > defaultMaxBody {
 		return nil, fmt.Errorf("vault: Config.MaxBody is %d, it must be from 1 to %d bytes", cfg.MaxBody, defaultMaxBody)
 	}
-	c := &Core{cfg: cfg, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now, routes: routeTable()}
+	c := &Core{cfg: cfg, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now, routes: routeTable(), methods: methodTables(), wake: make(chan struct{}, 1)}
+	c.maxMounts = maxMounts
+	c.guests.init()
 	if c.log == nil {
 		c.log = hclog.NewNullLogger()
 	}
@@ -151,9 +157,8 @@ func (c *Core) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 	r.openBody = func(limit int64) ([]byte, error) { return readBody(w, h, min(limit, c.cfg.MaxBody)) }
 	rep, err := c.perform(r)
 	a := c.encodeReply(r, rep, err)
-	// Only for a caller who showed a token: a wrapped answer is an entry in the log, and strangers write none.
-	if r.wrapTTL > 0 && r.caller != nil && a.status < 300 && a.status != http.StatusNoContent && (rep == nil || rep.wrap == nil) {
-		a = c.wrapAnswer(r, a)
+	if r.wraps(rep, a) {
+		a = c.wrapAnswer(r, rep, a)
 	}
 	a.write(w)
 }

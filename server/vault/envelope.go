@@ -65,6 +65,8 @@ type wrapBody struct {
 	TTL          int64  `json:"ttl"`
 	CreationTime string `json:"creation_time"`
 	CreationPath string `json:"creation_path"`
+
+	WrappedAccessor string `json:"wrapped_accessor,omitempty"` // of the token inside, when an auth was wrapped
 }
 
 // envelopeKeys may not be overwritten by injected data.

@@ -23,6 +23,7 @@ var (
 	errBodyTooBig  = errors.New("request body too large")
 	errUnavailable = errors.New("unavailable")
 	errConflict    = errors.New("conflict")
+	errBusy        = errors.New("too many requests")
 )
 
 // refusal is an error of a kind with the sentence that the client reads; an empty one gives {"errors":[]}.
@@ -57,6 +58,7 @@ var failures = []struct {
 	{is(errMediaType), http.StatusUnsupportedMediaType, ""},
 	{is(errBodyTooBig), http.StatusRequestEntityTooLarge, ""},
 	{is(errUnavailable), http.StatusServiceUnavailable, ""},
+	{is(errBusy), http.StatusTooManyRequests, ""},
 	{is(errConflict), http.StatusConflict, ""}, // clients repeat a 5xx by themselves
 	{as[*http.MaxBytesError], http.StatusRequestEntityTooLarge, ""},
 	{as[*replication.Refused], http.StatusBadRequest, ""},

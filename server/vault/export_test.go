@@ -4,6 +4,8 @@ import (
 	"context"
 	"testing"
 
+	"golang.org/x/crypto/bcrypt"
+
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
 )
@@ -24,8 +26,44 @@ func (NoSets) Status(replication.Kind) map[string]any {
 
 // Sweep is one round of Run.
 func Sweep(c *Core, ctx context.Context) error {
-	_, err := c.sweep(ctx, "")
-	return err
+	return c.sweep(&request{ctx: ctx, id: "sweep"}, &sweeper{})
+}
+
+// CheapPasswords makes the hashes of passwords as cheap as bcrypt allows.
+func CheapPasswords(c *Core) { c.guests.cost = bcrypt.MinCost }
+
+// LimitMounts changes how many mounts a core lets a cluster have.
+func LimitMounts(c *Core, n int) { c.maxMounts = n }
+
+// KeepLockouts does what Run does about lockouts.
+func KeepLockouts(c *Core, ctx context.Context) error {
+	return c.keepLockouts(&request{ctx: ctx, id: "test"})
+}
+
+// BatchAllows is batchAllows.
+func BatchAllows(c *Core, token, path string) (bool, error) { return c.batchAllows(token, path) }
+
+// RouteLine is one route as a test compares it.
+type RouteLine struct {
+	Methods, Path                string
+	Open, AnyToken, Sudo, Shared bool
+	OnDR                         bool // perhaps only for a while
+}
+
+// Routes lists every route: those of the table, and those of each auth method below auth/<type>/.
+func Routes(c *Core) []RouteLine {
+	var out []RouteLine
+	add := func(prefix string, routes []route) {
+		for _, rt := range routes {
+			has := func(flag int) bool { return rt.flags&flag != 0 }
+			out = append(out, RouteLine{rt.methods, prefix + rt.path, has(open), has(anyToken), has(sudo), has(toShared), has(onDR) || has(onRevoked)})
+		}
+	}
+	add("", c.routes)
+	for kind, routes := range c.methods {
+		add("auth/"+kind+"/", routes)
+	}
+	return out
 }
 
 // MoveRecord gives a replicated mount another path without asking what is there.
@@ -39,3 +77,6 @@ func MoveRecord(t testing.TB, e *engine.Engine, from, to string) {
 		t.Fatal(err)
 	}
 }
+
+// CubbyholeID is the keyspace of all cubbyholes.
+var CubbyholeID = cubbyhole.id

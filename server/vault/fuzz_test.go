@@ -1,6 +1,8 @@
 package vault
 
 import (
+	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"net/url"
 	"strings"
@@ -13,6 +15,8 @@ func FuzzPolicyParse(f *testing.F) {
 	f.Add(`{"path":{"a/+/b*":{"capabilities":["read","deny"]}}}`)
 	f.Add(`path "x" { policy = "write" }`)
 	f.Add(`path "x" { capabilities = [[["read"]]] }`)
+	f.Add("path \"x\" {\n allowed_parameters = { \"a\" = [\"b*\", 1, true], \"*\": [] }\n denied_parameters = { \"c\" = [] }\n required_parameters = [\"a\"]\n min_wrapping_ttl = \"1s\"\n max_wrapping_ttl = 60\n}")
+	f.Add(`{"path":{"x":{"capabilities":["update"],"denied_parameters":{"a":["b",1]},"max_wrapping_ttl":5}}}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		p, err := parsePolicy(text)
 		if err != nil {
@@ -24,6 +28,16 @@ func FuzzPolicyParse(f *testing.F) {
 			caps := a.on(path)
 			if caps&capDeny != 0 || caps&^allCaps != 0 {
 				t.Fatalf("path %q has impossible rights %b", path, caps)
+			}
+			if r.limits == nil {
+				continue
+			}
+			for name, values := range r.limits.denied {
+				for _, v := range append(values, "") { // whatever else it says, what is denied is not permitted
+					if (len(values) == 0 || v != "") && r.limits.permitFields(fields{name: quoted(v)}) {
+						t.Fatalf("path %q permits %q = %q, which it denies", path, name, v)
+					}
+				}
 			}
 		}
 	})
@@ -46,6 +60,11 @@ func FuzzParams(f *testing.F) {
 			func() error { _, _, err := params[versionsParams](r); return err },
 			func() error { _, _, err := params[capabilitiesParams](r); return err },
 			func() error { _, _, err := params[secondaryTokenParams](r); return err },
+			func() error { _, _, err := params[secretIDParams](r); return err },
+			func() error { _, _, err := params[approleLoginParams](r); return err },
+			func() error { _, _, err := params[leaseParams](r); return err },
+			func() error { f, err := appRoleParams(r); return decodeValid(f, err, &appRole{}) },
+			func() error { f, err := r.fields(); return decodeValid(f, err, &tokenRole{}) },
 		} {
 			if err := decode(); err == nil && len(strings.TrimSpace(string(body))) > 0 && !json.Valid(body) {
 				t.Fatalf("accepted what is no JSON: %q", body)
@@ -115,6 +134,69 @@ func FuzzMergePatch(f *testing.F) {
 		twice, err := mergePatch(once, []byte(patch))
 		if err != nil || string(twice) != string(once) {
 			t.Fatalf("patch %s of %s: once %s, twice %s, %v", patch, target, once, twice, err)
+		}
+	})
+}
+
+// decodeValid decodes an account or a role as its write does.
+func decodeValid(f fields, err error, into interface{ validate() error }) error {
+	if err != nil {
+		return err
+	}
+	if _, err := f.decode(into); err != nil {
+		return err
+	}
+	return into.validate()
+}
+
+// FuzzBatchToken feeds the verifier: it accepts what this cluster signed and nothing else, in no second spelling.
+func FuzzBatchToken(f *testing.F) {
+	key, err := newBatchKey([]byte("an ed25519 seed is 32 bytes long"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	now := time.Unix(1_900_000_000, 0).UTC()
+	entry := &tokenEntry{Policies: []string{"p"}, Path: "auth/token/create", Created: now, Expires: now.Add(time.Hour), TTL: time.Hour}
+	good, err := key.sign(entry)
+	if err != nil {
+		f.Fatal(err)
+	}
+	if _, ok := key.verify(good, now); !ok {
+		f.Fatal("what was signed is not accepted")
+	}
+	f.Add(good)
+	f.Add(good + "=")
+	f.Add(batchPrefix + "eyJhbGciOiJub25lIn0.e30.")
+	f.Add(strings.Replace(good, ".", ".\n", 1))
+	f.Fuzz(func(t *testing.T, text string) {
+		if _, ok := key.verify(text, now); ok {
+			body := text[len(batchPrefix):strings.LastIndexByte(text, '.')]
+			if want := base64.RawURLEncoding.EncodeToString(ed25519.Sign(key.key, []byte(body))); text != batchPrefix+body+"."+want {
+				t.Fatalf("accepted what was never signed: %q", text)
+			}
+		}
+		if _, ok := key.verify(text, now.Add(2*time.Hour)); ok {
+			t.Fatalf("accepted after its time: %q", text)
+		}
+	})
+}
+
+// FuzzCIDRs: a network has one spelling, which is accepted again, and holds its own address.
+func FuzzCIDRs(f *testing.F) {
+	for _, s := range []string{"10.1.2.3/16", "::1", "fe80::1%eth0", "0.0.0.0/0", "1.2.3.4/33", " 127.0.0.1 "} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		list, err := cleanCIDRs([]string{text})
+		if err != nil {
+			return
+		}
+		if again, err := cleanCIDRs(list); err != nil || again[0] != list[0] {
+			t.Fatalf("%q is cleaned to %q and then to %q, %v", text, list, again, err)
+		}
+		p, err := parseCIDR(list[0])
+		if err != nil || !liesWithin(list[0], list) || !withinCIDRs("["+p.Addr().String()+"]:1", list) {
+			t.Fatalf("%q, cleaned to %q, does not hold itself: %v", text, list, err)
 		}
 	})
 }

@@ -62,6 +62,7 @@ func bare(t testing.TB, mods ...func(*vault.Config)) *cluster {
 	if err != nil {
 		t.Fatalf("vault.New: %v", err)
 	}
+	vault.CheapPasswords(core)
 	c.core = core
 	c.srv = httptest.NewServer(core)
 	t.Cleanup(c.srv.Close)

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -9,10 +10,14 @@ import (
 	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/lockstepdb/lockstep/merkle"
 	"github.com/lockstepdb/lockstep/storage"
 )
 
-const mountPrefix = "mounts/"
+const (
+	mountPrefix = "mounts/"
+	authPrefix  = "auth/"
+)
 
 // mountRecord is a mount table entry as it is stored.
 type mountRecord struct {
@@ -30,14 +35,19 @@ type mountConfig struct {
 	MaxLeaseTTL       int64  `json:"max_lease_ttl"`
 	ForceNoCache      bool   `json:"force_no_cache"`
 	ListingVisibility string `json:"listing_visibility,omitempty"`
+	TokenType         string `json:"token_type,omitempty"` // of an auth method's tokens
 }
 
 // mount is a mount table entry in memory.
 type mount struct {
 	mountRecord
-	path string // ends in '/'
-	id   storage.KeyspaceID
+	path   string // ends in '/'; an auth method's begins with auth/
+	id     storage.KeyspaceID
+	digest merkle.Digest // of its record
 }
+
+// auth tells whether the mount is an auth method.
+func (m *mount) auth() bool { return strings.HasPrefix(m.path, authPrefix) }
 
 // space is where the mount's data are.
 func (m *mount) space() space {
@@ -70,6 +80,9 @@ func (m *mount) describe() map[string]any {
 	if m.Config.ListingVisibility != "" {
 		config["listing_visibility"] = m.Config.ListingVisibility
 	}
+	if m.auth() {
+		config["token_type"] = cmp.Or(m.Config.TokenType, "default-service")
+	}
 	return map[string]any{
 		"type": m.Type, "accessor": m.Accessor, "description": m.Description, "uuid": m.UUID, "config": config,
 		"options": m.Options, "local": m.Local, "seal_wrap": false, "external_entropy_access": false,
@@ -84,23 +97,24 @@ func (m *mount) encode() ([]byte, error) { return marshal(m.mountRecord) }
 type mountTable struct {
 	served map[string]*mount
 	hidden []*mount
+	auth   map[string]*mount // the auth methods by uuid
 }
 
-func loadMounts(view *storage.View, log hclog.Logger) (*mountTable, error) {
-	t := &mountTable{served: map[string]*mount{}}
+// loadMounts reads the table; of what an earlier one knows it takes over what has not changed.
+func loadMounts(view *storage.View, known *mountTable, log hclog.Logger) (*mountTable, error) {
+	t := &mountTable{served: map[string]*mount{cubbyhole.path: cubbyhole}, auth: map[string]*mount{}}
 	for _, s := range []space{shared, private} {
 		err := view.Scan(s.id, []byte(mountPrefix), prefixEnd(mountPrefix), func(rec storage.Record) bool {
-			m, err := decodeMount(string(rec.Key), rec.Value)
-			if err != nil {
-				log.Error("a mount table entry cannot be read and is not served", "error", err)
-				return true
+			m := known.same(rec, s.scope == storage.Local)
+			if m == nil {
+				var err error
+				if m, err = decodeMount(string(rec.Key), rec.Value); err != nil {
+					log.Error("a mount table entry cannot be read and is not served", "error", err)
+					return true
+				}
+				m.Local, m.digest = s.scope == storage.Local, rec.Digest
 			}
-			m.Local = s.scope == storage.Local
-			if t.served[m.path] != nil {
-				t.hidden = append(t.hidden, m)
-			} else {
-				t.served[m.path] = m
-			}
+			t.add(m)
 			return true
 		})
 		if err != nil {
@@ -108,6 +122,29 @@ func loadMounts(view *storage.View, log hclog.Logger) (*mountTable, error) {
 		}
 	}
 	return t, nil
+}
+
+// same returns the mount of a record that has not changed, nil when there is none.
+func (t *mountTable) same(rec storage.Record, local bool) *mount {
+	if t == nil {
+		return nil
+	}
+	m := t.served[strings.TrimPrefix(string(rec.Key), mountPrefix)]
+	if m == nil || m.Local != local || m.digest != rec.Digest {
+		return nil
+	}
+	return m
+}
+
+func (t *mountTable) add(m *mount) {
+	if m.auth() {
+		t.auth[m.UUID] = m
+	}
+	if t.served[m.path] != nil {
+		t.hidden = append(t.hidden, m)
+	} else {
+		t.served[m.path] = m
+	}
 }
 
 func decodeMount(key string, value []byte) (*mount, error) {

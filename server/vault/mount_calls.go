@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -10,7 +11,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/lockstepdb/lockstep/server/engine"
-	"github.com/lockstepdb/lockstep/storage"
 )
 
 // reserved are the first parts of paths that are the API's own.
@@ -40,6 +40,7 @@ type mountTuning struct {
 	ForceNoCache      *bool             `json:"force_no_cache"`
 	ListingVisibility *string           `json:"listing_visibility"`
 	Description       *string           `json:"description"`
+	TokenType         *string           `json:"token_type"` // of an auth method
 	Options           map[string]string `json:"options"`
 }
 
@@ -66,6 +67,14 @@ func (t *mountTuning) apply(m *mountRecord) error {
 			return refuse(errInvalid, "listing_visibility must be hidden or unauth")
 		}
 		m.Config.ListingVisibility = *t.ListingVisibility
+	}
+	if t.TokenType != nil {
+		switch *t.TokenType {
+		case "", "default-service", "default-batch", typeService, typeBatch:
+			m.Config.TokenType = *t.TokenType
+		default:
+			return refuse(errInvalid, "token_type must be service, batch, default-service or default-batch")
+		}
 	}
 	if t.Description != nil {
 		m.Description = *t.Description
@@ -135,21 +144,31 @@ func (c *Core) enableMount(r *request, p *mountParams) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &mount{mountRecord: *rec, path: path}
+	return nil, c.addMount(r, &mount{mountRecord: *rec, path: path})
+}
+
+// maxMounts is how many mounts and auth methods a cluster may have. Each is a keyspace: their totals are noted together.
+const maxMounts = 10000
+
+// addMount makes a mount, with what else belongs to it, in one entry.
+func (c *Core) addMount(r *request, m *mount, more ...engine.Write) error {
 	value, err := m.encode()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.mountsMu.Lock()
 	defer c.mountsMu.Unlock()
 	snap, err := c.current()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if taken := snap.mounts.conflict(path); taken != "" {
-		return nil, refuse(errInvalid, "path is already in use at %s", taken)
+	if taken := snap.mounts.conflict(m.path); taken != "" {
+		return refuse(errInvalid, "path is already in use at %s", taken)
 	}
-	return nil, c.commit(r, &engine.Tx{Writes: []engine.Write{m.home().put(mountPrefix+path, value)}})
+	if len(snap.mounts.served)+len(snap.mounts.hidden) > c.maxMounts { // cubbyhole is one of them and does not count
+		return refuse(errInvalid, "this cluster has %d mounts and auth methods, as many as it can have: disable one that is not needed, or keep data of several in one", c.maxMounts)
+	}
+	return c.commit(r, &engine.Tx{Writes: append([]engine.Write{m.home().put(mountPrefix+m.path, value)}, more...)})
 }
 
 // disableMount removes a mount's record and drops its keyspace, in one entry.
@@ -159,6 +178,9 @@ func (c *Core) disableMount(r *request) (*reply, error) {
 	m, err := c.mountAt(r.rest)
 	if err != nil || m == nil {
 		return nil, err // what is not there is disabled
+	}
+	if m == cubbyhole || m.auth() != strings.HasPrefix(r.path, "sys/auth/") {
+		return nil, refuse(errInvalid, "cannot unmount %q here", m.path)
 	}
 	return nil, c.commit(r, &engine.Tx{Writes: []engine.Write{m.home().del(mountPrefix + m.path), m.space().drop()}})
 }
@@ -182,7 +204,9 @@ func (c *Core) listMounts(r *request) (*reply, error) {
 	}
 	data := map[string]any{}
 	for path, m := range snap.mounts.served {
-		data[path] = m.describe()
+		if !m.auth() {
+			data[path] = m.describe()
+		}
 	}
 	return &reply{data: data, inject: true, warnings: snap.mounts.hiddenWarnings()}, nil
 }
@@ -192,10 +216,10 @@ func (c *Core) readMount(r *request) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m == nil {
+	if m == nil || m.auth() != strings.HasPrefix(r.path, "sys/auth/") {
 		return nil, noMount(r.rest)
 	}
-	return &reply{data: m.describe()}, nil
+	return &reply{data: m.describe(), inject: true}, nil
 }
 
 func (c *Core) readTune(r *request) (*reply, error) {
@@ -213,6 +237,9 @@ func (c *Core) readTune(r *request) (*reply, error) {
 	if m.Config.ListingVisibility != "" {
 		data["listing_visibility"] = m.Config.ListingVisibility
 	}
+	if m.auth() {
+		data["token_type"] = cmp.Or(m.Config.TokenType, "default-service")
+	}
 	return &reply{data: data, inject: true}, nil
 }
 
@@ -228,8 +255,11 @@ func (c *Core) tuneMount(r *request, p *mountTuning) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m == nil {
+	if m == nil || m == cubbyhole {
 		return nil, noMount(r.rest)
+	}
+	if p.TokenType != nil && !m.auth() {
+		return nil, refuse(errInvalid, "token_type is for auth methods: leave it out")
 	}
 	key := mountPrefix + m.path
 	return nil, c.commit(r, &engine.Tx{
@@ -286,120 +316,4 @@ func (c *Core) remountStays(r *request) (bool, error) {
 	}
 	m := snap.mounts.remountable(p.From)
 	return m != nil && m.Local, nil
-}
-
-// ---- remount
-
-type remountParams struct {
-	From string `json:"from"`
-	To   string `json:"to"`
-}
-
-// moved is a remount that was done: it takes one entry, so it is never seen in progress.
-type moved struct{ id, from, to string }
-
-const maxMoves = 64
-
-// remountable finds what a remount is to move: a mount by its path, or a hidden one by its accessor.
-func (t *mountTable) remountable(from string) *mount {
-	if m := t.byPath(strings.Trim(from, "/")); m != nil {
-		return m
-	}
-	for _, m := range t.hidden {
-		if m.Accessor == from {
-			return m
-		}
-	}
-	return nil
-}
-
-// remount gives a mount another path. Its keyspace stays the same, so nothing is copied.
-func (c *Core) remount(r *request, p *remountParams) (*reply, error) {
-	to, err := mountPath(p.To)
-	if err != nil {
-		return nil, err
-	}
-	c.mountsMu.Lock()
-	defer c.mountsMu.Unlock()
-	snap, err := c.current()
-	if err != nil {
-		return nil, err
-	}
-	m := snap.mounts.remountable(p.From)
-	if m == nil {
-		return nil, noMount(strings.Trim(p.From, "/"))
-	}
-	if taken := snap.mounts.conflict(to); taken != "" {
-		return nil, refuse(errInvalid, "path is already in use at %s", taken)
-	}
-	value, err := m.encode()
-	if err != nil {
-		return nil, err
-	}
-	err = c.commit(r, &engine.Tx{Writes: []engine.Write{m.home().del(mountPrefix + m.path), m.home().put(mountPrefix+to, value)}})
-	if err != nil {
-		return nil, err
-	}
-	id := uuid.NewString()
-	c.movesMu.Lock()
-	defer c.movesMu.Unlock()
-	c.moves = append(c.moves[max(0, len(c.moves)-maxMoves+1):], moved{id, m.path, to})
-	return &reply{data: map[string]any{"migration_id": id}, inject: true}, nil
-}
-
-func (c *Core) remountStatus(r *request) (*reply, error) {
-	c.movesMu.Lock()
-	defer c.movesMu.Unlock()
-	for _, m := range c.moves {
-		if m.id == r.rest {
-			info := map[string]any{"source_mount": m.from, "target_mount": m.to, "status": "success"}
-			return &reply{data: map[string]any{"migration_id": m.id, "migration_info": info}}, nil
-		}
-	}
-	return nil, missing()
-}
-
-// ---- what the CLI and the UI ask before they use a mount
-
-func (c *Core) uiMounts(r *request) (*reply, error) {
-	a := newACL(nil)
-	if r.token != "" && c.authenticate(r) == nil {
-		a = r.caller.acl
-	}
-	snap, err := c.current()
-	if err != nil {
-		return nil, err
-	}
-	secret := map[string]any{}
-	for path, m := range snap.mounts.served {
-		if a.reaches(path) || m.Config.ListingVisibility == "unauth" {
-			secret[path] = m.describe()
-		}
-	}
-	return &reply{data: map[string]any{"secret": secret, "auth": map[string]any{}}}, nil
-}
-
-// uiMount answers the preflight of the kv commands: whose path is this, and which version. Nobody learns of a mount that
-// they have no rights on, so an unknown one is refused in the same words.
-func (c *Core) uiMount(r *request) (*reply, error) {
-	snap, err := c.current()
-	if err != nil {
-		return nil, err
-	}
-	m, _ := snap.mounts.route(r.rest)
-	if m == nil || !r.caller.acl.reaches(m.path) {
-		return nil, refuse(errDenied, "preflight capability check returned 403, please ensure client's policies grant access to path %q", strings.TrimSuffix(r.rest, "/")+"/")
-	}
-	data := m.describe()
-	data["path"] = m.path
-	return &reply{data: data}, nil
-}
-
-func (c *Core) listAuth(r *request) (*reply, error) {
-	token := map[string]any{
-		"type": "token", "accessor": "auth_token", "description": "token based credentials", "local": false, "seal_wrap": false,
-		"external_entropy_access": false, "options": nil, "uuid": uuid.UUID(storage.SystemLocal).String(),
-		"config": map[string]any{"default_lease_ttl": 0, "max_lease_ttl": 0, "force_no_cache": false, "token_type": "default-service"},
-	}
-	return &reply{data: map[string]any{"token/": token}, inject: true}, nil
 }

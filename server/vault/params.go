@@ -74,21 +74,22 @@ func formObject(body []byte) ([]byte, error) {
 	return marshal(queryFields(q))
 }
 
-// decode fills a struct from its fields by their json tags and returns the names that it has no place for.
+// alias gives a parameter the name that it has now, unless it was given under that name too.
+func (f fields) alias(old, now string) {
+	if raw, ok := f[old]; ok {
+		if _, both := f[now]; !both {
+			f[now] = raw
+		}
+		delete(f, old)
+	}
+}
+
+// decode fills a struct from its fields by their json tags and returns the names that it has no place for. What no field
+// names stays as it is.
 func (f fields) decode(into any) (unknown []string, err error) {
-	v := reflect.ValueOf(into).Elem()
-	t := v.Type()
 	known := map[string]bool{}
-	for i := range t.NumField() {
-		name := t.Field(i).Tag.Get("json")
-		known[name] = true
-		raw, ok := f[name]
-		if !ok || string(raw) == "null" {
-			continue
-		}
-		if err := setValue(v.Field(i), raw, name); err != nil {
-			return nil, err
-		}
+	if err := f.decodeStruct(reflect.ValueOf(into).Elem(), known); err != nil {
+		return nil, err
 	}
 	for name := range f {
 		if !known[name] {
@@ -97,6 +98,28 @@ func (f fields) decode(into any) (unknown []string, err error) {
 	}
 	slices.Sort(unknown)
 	return unknown, nil
+}
+
+func (f fields) decodeStruct(v reflect.Value, known map[string]bool) error {
+	t := v.Type()
+	for i := range t.NumField() {
+		if t.Field(i).Anonymous {
+			if err := f.decodeStruct(v.Field(i), known); err != nil {
+				return err
+			}
+			continue
+		}
+		name := t.Field(i).Tag.Get("json")
+		known[name] = true
+		raw, ok := f[name]
+		if !ok || string(raw) == "null" {
+			continue
+		}
+		if err := setValue(v.Field(i), raw, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 var durationType = reflect.TypeFor[time.Duration]()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/lockstepdb/lockstep/server/replication"
@@ -16,9 +17,8 @@ const (
 
 // perform answers a client's request: may this cluster answer it now, who asks, may they, and where is it executed.
 func (c *Core) perform(r *request) (*reply, error) {
-	rt, rest, known := c.findRoute(r.op, r.path)
-	r.rest = rest
-	if err := c.gate(rt); err != nil {
+	rt, known, err := c.resolve(r)
+	if err != nil {
 		return nil, err
 	}
 	limit := int64(maxOpenBody)
@@ -45,6 +45,19 @@ func (c *Core) perform(r *request) (*reply, error) {
 		return nil, c.refuseKnown(r)
 	}
 	return c.performMount(r)
+}
+
+// resolve finds the route of a request, in the table or among those of an auth method, unless the cluster's present part
+// forbids it.
+func (c *Core) resolve(r *request) (rt *route, known bool, err error) {
+	rt, r.rest, known = c.findRoute(r.op, r.path)
+	if err := c.gate(rt); err != nil {
+		return nil, known, err
+	}
+	if rt == nil && !known && strings.HasPrefix(r.path, authPrefix) {
+		return c.authRoute(r)
+	}
+	return rt, known, nil
 }
 
 // gate refuses what the cluster's present part in its sets does not allow, before anything is read.
@@ -84,15 +97,17 @@ func (c *Core) emptyAndRevoked(rt *route) bool {
 
 // refuseKnown tells a permitted caller that the path exists but not for this verb.
 func (c *Core) refuseKnown(r *request) error {
-	if !r.caller.acl.allows(r.op, r.path, false) {
-		return denied()
+	if err := r.authorise(false); err != nil {
+		return err
 	}
 	return refuse(errMethod, "unsupported operation")
 }
 
 func (c *Core) performRoute(r *request, rt *route) (*reply, error) {
-	if rt.flags&(open|anyToken) == 0 && !r.caller.acl.allows(r.op, r.path, rt.flags&sudo != 0) {
-		return nil, denied()
+	if rt.flags&(open|anyToken) == 0 {
+		if err := r.authorise(rt.flags&sudo != 0); err != nil {
+			return nil, err
+		}
 	}
 	if rt.flags&toShared != 0 && r.forwarded == nil && c.mode(performance) == replication.Secondary {
 		stays, err := rt.staysHere(c, r)
@@ -123,7 +138,7 @@ func (c *Core) performMount(r *request) (*reply, error) {
 	if err := c.authoriseData(r); err != nil {
 		return nil, err
 	}
-	if r.mount == nil {
+	if r.mount == nil || ownPath(r.path) {
 		return nil, noRoute(r)
 	}
 	if r.op == opWrite && strings.HasSuffix(r.path, "/") {
@@ -133,7 +148,10 @@ func (c *Core) performMount(r *request) (*reply, error) {
 	if writes && !r.mount.Local && r.forwarded == nil && c.mode(performance) == replication.Secondary {
 		return c.forward(r)
 	}
-	if r.mount.version() == 2 {
+	switch {
+	case r.mount == cubbyhole:
+		return c.cubbyholeCall(r)
+	case r.mount.version() == 2:
 		return c.kv2(r)
 	}
 	return c.kv1(r)
@@ -149,23 +167,17 @@ func noRoute(r *request) error {
 // authoriseData asks the policies about a path below a mount. A write needs create where nothing is yet and update where
 // something is; the store is asked only if the policies make a difference.
 func (c *Core) authoriseData(r *request) error {
-	if r.op != opWrite {
-		if !r.caller.acl.allows(r.op, r.path, false) {
-			return denied()
-		}
-		return nil
+	if err := r.authorise(false); err != nil || r.op != opWrite {
+		return err
 	}
 	caps := r.caller.acl.on(r.path)
 	if caps&(capCreate|capUpdate) == capCreate|capUpdate {
 		return nil
 	}
-	if caps&(capCreate|capUpdate) == 0 {
-		return denied()
-	}
 	exists := true
 	if r.mount != nil {
 		var err error
-		if exists, err = c.exists(r.mount, r.rest); err != nil {
+		if exists, err = c.exists(r); err != nil {
 			return err
 		}
 	}
@@ -183,16 +195,23 @@ func (r *request) permits(exists bool) error {
 }
 
 // exists tells whether a write to a path below a mount would change something that is there.
-func (c *Core) exists(m *mount, rest string) (bool, error) {
-	key := rest
-	if m.version() == 2 {
-		part, path, _ := strings.Cut(rest, "/")
+func (c *Core) exists(r *request) (bool, error) {
+	key := r.rest
+	switch {
+	case r.mount == cubbyhole:
+		owner, err := r.caller.cubbyhole()
+		if err != nil {
+			return false, err
+		}
+		key = owner + key
+	case r.mount.version() == 2:
+		part, path, _ := strings.Cut(r.rest, "/")
 		if part != "data" && part != "metadata" {
 			return true, nil
 		}
 		key = metaKey(path)
 	}
-	_, ok, err := c.get(m.space(), key)
+	_, ok, err := c.get(r.mount.space(), key)
 	return ok, err
 }
 
@@ -225,6 +244,9 @@ func forwardedHeader(r *request) http.Header {
 	if r.op == opPatch {
 		h.Set("Content-Type", "application/merge-patch+json")
 	}
+	if r.wrapTTL > 0 { // wrapped here; there it only meets what policies say of wrapping
+		h.Set(wrapHeader, strconv.FormatInt(seconds(r.wrapTTL), 10))
+	}
 	return h
 }
 
@@ -250,9 +272,8 @@ func (c *Core) performForwarded(r *request, f *replication.Forwarded) (*reply, e
 	if err := r.parseForwarded(f, c.cfg.MaxBody); err != nil {
 		return nil, err
 	}
-	rt, rest, known := c.findRoute(r.op, r.path)
-	r.rest = rest
-	if err := c.gate(rt); err != nil {
+	rt, known, err := c.resolve(r)
+	if err != nil {
 		return nil, err
 	}
 	snap, err := c.current()

@@ -58,6 +58,7 @@ func (c capability) names() []string {
 type rule struct {
 	pattern string
 	caps    capability
+	limits  *limits // nil: none
 }
 
 // policy is one parsed ACL policy.
@@ -102,6 +103,7 @@ type pathStanza struct {
 	path         string
 	capabilities []string
 	policy       string
+	limits       limits
 }
 
 func (s pathStanza) rule() (rule, error) {
@@ -129,13 +131,18 @@ func (s pathStanza) rule() (rule, error) {
 	if r.caps&capDeny != 0 {
 		r.caps = capDeny
 	}
+	if l := s.limits; l.maxWrap > 0 && l.maxWrap < l.minWrap {
+		return r, fmt.Errorf("path %q: max_wrapping_ttl is less than min_wrapping_ttl", s.path)
+	}
+	if !s.limits.empty() {
+		r.limits = &s.limits
+	}
 	return r, nil
 }
 
 // unsupported are settings of a path that Vault knows and that would be dangerous to ignore.
 var unsupported = map[string]bool{
-	"allowed_parameters": true, "denied_parameters": true, "required_parameters": true, "min_wrapping_ttl": true,
-	"max_wrapping_ttl": true, "control_group": true, "mfa_methods": true, "allowed_response_fields": true,
+	"control_group": true, "mfa_methods": true, "allowed_response_fields": true,
 	"subscribe_event_types": true, "pagination_limit": true, "list_scan_response_keys_filter_path": true,
 	"response_keys_filter_path": true, "expiration": true,
 }
@@ -204,7 +211,15 @@ func pathBlock(b *hclsyntax.Block) (pathStanza, error) {
 			s.policy, ok = text(value)
 		case "description", "comment":
 		default:
-			return s, unknownSetting(s.path, name)
+			if !limitNames[name] {
+				return s, unknownSetting(s.path, name)
+			}
+			var v setting
+			if v, ok = hclSetting(name, value); ok {
+				if err := s.set(name, v); err != nil {
+					return s, err
+				}
+			}
 		}
 		if !ok {
 			return s, fmt.Errorf("path %q: %s has the wrong type", s.path, name)
@@ -241,7 +256,7 @@ var policyTokens = map[hclsyntax.TokenType]bool{
 	hclsyntax.TokenOBrace: true, hclsyntax.TokenCBrace: true, hclsyntax.TokenOBrack: true, hclsyntax.TokenCBrack: true,
 	hclsyntax.TokenOQuote: true, hclsyntax.TokenCQuote: true, hclsyntax.TokenQuotedLit: true, hclsyntax.TokenIdent: true,
 	hclsyntax.TokenComma: true, hclsyntax.TokenEqual: true, hclsyntax.TokenNewline: true, hclsyntax.TokenComment: true,
-	hclsyntax.TokenNumberLit: true, hclsyntax.TokenEOF: true,
+	hclsyntax.TokenNumberLit: true, hclsyntax.TokenColon: true, hclsyntax.TokenEOF: true,
 }
 
 func checkTokens(text []byte) error {
@@ -300,7 +315,15 @@ func parsePolicyJSON(text string) (*policy, error) {
 				err = json.Unmarshal(raw, &s.policy)
 			case "description", "comment":
 			default:
-				return nil, unknownSetting(path, name)
+				if !limitNames[name] {
+					return nil, unknownSetting(path, name)
+				}
+				var v setting
+				if v, err = jsonSetting(name, raw); err == nil {
+					if err := s.set(name, v); err != nil {
+						return nil, err
+					}
+				}
 			}
 			if err != nil {
 				return nil, fmt.Errorf("path %q: %s has the wrong type", path, name)

@@ -1,10 +1,8 @@
 package vault
 
 import (
-	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-
 	"fmt"
 
 	"github.com/lockstepdb/lockstep/server/replication"
@@ -15,13 +13,6 @@ import (
 
 // noteDROperation keeps the SHA-256 of the generated DR operation token (node scope). It has no time to live.
 const noteDROperation = "vault/dr-operation-token"
-
-// DRBatch judges a batch token by its own content: whether its policies grant a write to path. It reports false, and no error, for what is no batch
-// token, or none that is valid here.
-type DRBatch func(ctx context.Context, token, path string) (allowed bool, err error)
-
-// SetDRBatch lets batch tokens authorise the calls of a DR secondary; without it only generated operation tokens do.
-func (c *Core) SetDRBatch(judge DRBatch) { c.drBatch.Store(&judge) }
 
 // SetDROperationToken makes a generated token the one that authorises the calls of a DR secondary; "" revokes it. Only its hash is kept.
 func (c *Core) SetDROperationToken(token string) error {
@@ -50,14 +41,12 @@ func (c *Core) drOperation(r *request, token string) error {
 	if c.generatedDR(token) {
 		return nil
 	}
-	if judge := c.drBatch.Load(); judge != nil {
-		allowed, err := (*judge)(r.ctx, token, r.path)
-		if err != nil {
-			return err
-		}
-		if allowed {
-			return nil
-		}
+	allowed, err := c.batchAllows(token, r.path)
+	switch {
+	case err != nil:
+		return err
+	case allowed:
+		return nil
 	}
 	return denied()
 }

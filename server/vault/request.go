@@ -73,10 +73,18 @@ func (r *request) parse(h *http.Request) error {
 		r.path += "/"
 	}
 	r.token = bearer(h.Header)
-	if text := h.Header.Get("X-Vault-Wrap-TTL"); text != "" {
-		if r.wrapTTL, err = parseDuration(text); err != nil || r.wrapTTL < 0 {
-			return refuse(errInvalid, "X-Vault-Wrap-TTL must be seconds or a duration like 5m, and not negative")
-		}
+	return r.parseWrapTTL(h.Header)
+}
+
+const wrapHeader = "X-Vault-Wrap-TTL"
+
+func (r *request) parseWrapTTL(h http.Header) (err error) {
+	text := h.Get(wrapHeader)
+	if text == "" {
+		return nil
+	}
+	if r.wrapTTL, err = parseDuration(text); err != nil || r.wrapTTL < 0 {
+		return refuse(errInvalid, "X-Vault-Wrap-TTL must be seconds or a duration like 5m, and not negative")
 	}
 	return nil
 }
@@ -224,7 +232,7 @@ func (r *request) parseForwarded(f *replication.Forwarded, maxBody int64) (err e
 		return notShared()
 	}
 	r.body = bytes.TrimSpace(f.Body)
-	return nil
+	return r.parseWrapTTL(f.Header)
 }
 
 // maxRequestID is the longest id that an entry keeps.

@@ -13,10 +13,12 @@ type snapshot struct {
 	version uint64
 	ready   bool // sys/init has been done
 	salt    []byte
+	batch   *batchKey
 	mounts  *mountTable
 
 	mu       sync.Mutex // guards what is filled as it is asked for
-	policies map[string]*policy
+	policies map[string]*parsedPolicy
+	earlier  map[string]*parsedPolicy // of the snapshot before: good where the record is still the same
 	acls     map[string]*acl
 	tokens   map[string]*credential
 }
@@ -29,10 +31,11 @@ const initKey = "core/init"
 // current returns the snapshot of now. The version is read first: what is loaded may be newer than it says, never older.
 func (c *Core) current() (*snapshot, error) {
 	version := c.engine.SystemVersion()
-	if s := c.snap.Load(); s != nil && s.version == version {
-		return s, nil
+	last := c.snap.Load()
+	if last != nil && last.version == version {
+		return last, nil
 	}
-	s := &snapshot{version: version, policies: map[string]*policy{}, acls: map[string]*acl{}, tokens: map[string]*credential{}}
+	s := &snapshot{version: version, policies: map[string]*parsedPolicy{}, acls: map[string]*acl{}, tokens: map[string]*credential{}}
 	view := c.engine.Snapshot()
 	defer view.Release()
 	var err error
@@ -45,7 +48,17 @@ func (c *Core) current() (*snapshot, error) {
 		return nil, err
 	}
 	s.salt = salt
-	if s.mounts, err = loadMounts(view, c.log); err != nil {
+	if s.batch, err = loadBatchKey(view, last); err != nil {
+		return nil, err
+	}
+	var known *mountTable
+	if last != nil {
+		known = last.mounts
+		last.mu.Lock()
+		s.earlier = last.policies
+		last.mu.Unlock()
+	}
+	if s.mounts, err = loadMounts(view, known, c.log); err != nil {
 		return nil, err
 	}
 	c.snap.Store(s)

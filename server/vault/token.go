@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/lockstepdb/lockstep/server/engine"
-	"github.com/lockstepdb/lockstep/storage"
 )
 
 const (
@@ -25,8 +24,8 @@ const (
 	parentPrefix   = "token/parent/"
 
 	servicePrefix = "hvs."
-	maxTokenText  = 512
-	maxDepth      = 64 // of children of children
+	maxTokenText  = 512 // of a service token
+	maxDepth      = 64  // of children of children
 	rootPolicy    = "root"
 	defaultPolicy = "default"
 
@@ -51,6 +50,12 @@ type tokenEntry struct {
 	ExplicitMax time.Duration     `json:"explicit_max_ttl,omitempty"`
 	Period      time.Duration     `json:"period,omitempty"`
 	Renewable   bool              `json:"renewable,omitempty"`
+	MaxTTL      time.Duration     `json:"max_ttl,omitempty"` // 0: the system's
+	Role        string            `json:"role,omitempty"`    // of auth/token/create/<role>
+	Mount       string            `json:"mount,omitempty"`   // uuid of the auth method that gave it out; it dies with the method
+	Account     string            `json:"account,omitempty"` // key of the account's record there; asked for at a renewal
+	CIDRs       []string          `json:"bound_cidrs,omitempty"`
+	batch       bool
 }
 
 func (t *tokenEntry) expired(now time.Time) bool {
@@ -63,6 +68,16 @@ func (t *tokenEntry) left(now time.Time) time.Duration {
 	}
 	return max(0, t.Expires.Sub(now))
 }
+
+// kind is the token's type as clients know it.
+func (t *tokenEntry) kind() string {
+	if t.batch {
+		return typeBatch
+	}
+	return typeService
+}
+
+func (t *tokenEntry) renewable() bool { return t.Renewable && !t.batch && !t.Expires.IsZero() }
 
 func (t *tokenEntry) root() bool { return slices.Contains(t.Policies, rootPolicy) }
 
@@ -82,7 +97,7 @@ func (cr *credential) expired(now time.Time) bool {
 
 // caller is who makes a request, as far as it matters: what they may do.
 type caller struct {
-	hash        string      // empty: the dev root token without a record, or a forwarded request
+	hash        string      // empty: a batch token, the dev root token without a record, or a forwarded request
 	entry       *tokenEntry // nil for a forwarded request
 	policies    []string
 	displayName string
@@ -96,6 +111,9 @@ func (c *Core) authenticate(r *request) error {
 		return err
 	}
 	if cred == nil {
+		return denied()
+	}
+	if !withinCIDRs(r.remote, cred.entry.CIDRs) {
 		return denied()
 	}
 	snap, err := c.current()
@@ -123,6 +141,9 @@ func (c *Core) isDevRoot(text string) bool {
 
 // credential returns what a token's text stands for, nil when it is unknown, revoked or expired.
 func (c *Core) credential(text string) (*credential, error) {
+	if strings.HasPrefix(text, batchPrefix) {
+		return c.batchCredential(text)
+	}
 	if text == "" || len(text) > maxTokenText {
 		return nil, nil
 	}
@@ -148,7 +169,7 @@ func (c *Core) credentialByHash(snap *snapshot, hash string) (*credential, error
 	snap.mu.Unlock()
 	if cred == nil {
 		var err error
-		if cred, err = c.loadCredential(hash); cred == nil {
+		if cred, err = c.loadCredential(snap, hash); cred == nil {
 			return nil, err
 		}
 		snap.mu.Lock()
@@ -162,21 +183,33 @@ func (c *Core) credentialByHash(snap *snapshot, hash string) (*credential, error
 }
 
 // loadCredential reads a token and its ancestors; nil when one of them is gone.
-func (c *Core) loadCredential(hash string) (*credential, error) {
+func (c *Core) loadCredential(snap *snapshot, hash string) (*credential, error) {
 	entry, err := c.loadToken(hash)
 	if entry == nil {
 		return nil, err
 	}
 	cred := &credential{hash: hash, entry: entry}
-	for parent := entry.Parent; parent != ""; {
-		p, err := c.loadToken(parent)
-		if p == nil || len(cred.ancestors) > maxDepth {
-			return nil, err
+	return cred, c.loadAncestors(snap, &cred)
+}
+
+// loadAncestors completes a credential, or sets it to nil when what it depends on is gone.
+func (c *Core) loadAncestors(snap *snapshot, cred **credential) error {
+	for t := (*cred).entry; ; {
+		if t.Mount != "" && snap.mounts.auth[t.Mount] == nil {
+			*cred = nil
+			return nil
 		}
-		cred.ancestors = append(cred.ancestors, p)
-		parent = p.Parent
+		if t.Parent == "" {
+			return nil
+		}
+		p, err := c.loadToken(t.Parent)
+		if p == nil || len((*cred).ancestors) > maxDepth {
+			*cred = nil
+			return err
+		}
+		(*cred).ancestors = append((*cred).ancestors, p)
+		t = p
 	}
-	return cred, nil
 }
 
 func (c *Core) loadToken(hash string) (*tokenEntry, error) {
@@ -211,29 +244,34 @@ func (c *Core) tokenHash(r *request, text string) (string, error) {
 }
 
 func ensureSalt(ctx context.Context, e *engine.Engine) ([]byte, error) {
-	rec, err := e.Get(private.id, []byte(saltKey))
-	salt, ok, err := found(rec, err)
+	return ensureSecret(ctx, e, saltKey)
+}
+
+// ensureSecret returns the 32 random bytes of a record of local scope, which the first who asks for them makes.
+func ensureSecret(ctx context.Context, e *engine.Engine, key string) ([]byte, error) {
+	rec, err := e.Get(private.id, []byte(key))
+	secret, ok, err := found(rec, err)
 	if err != nil || ok {
-		return salt, err
+		return secret, err
 	}
 	fresh := make([]byte, 32)
 	_, _ = rand.Read(fresh) // never fails
 	_, err = e.Do(ctx, &engine.Tx{
-		Reads: []engine.Key{private.key(saltKey)},
+		Reads: []engine.Key{private.key(key)},
 		Exec: func(rd engine.Reader) ([]engine.Write, error) {
 			var ok bool
 			var err error
-			if salt, ok, err = read(rd, private, saltKey); err != nil || ok {
+			if secret, ok, err = read(rd, private, key); err != nil || ok {
 				return nil, err
 			}
-			salt = fresh
-			return []engine.Write{private.put(saltKey, fresh)}, nil
+			secret = fresh
+			return []engine.Write{private.put(key, fresh)}, nil
 		},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("make the salt of the token store: %w", err)
+		return nil, fmt.Errorf("make the secret %s of the token store: %w", key, err)
 	}
-	return salt, nil
+	return secret, nil
 }
 
 // putToken is the records of a new token.
@@ -327,50 +365,6 @@ func (c *Core) use(r *request, hash string) error {
 		}
 		return !last, nil
 	})
-}
-
-// revoke removes a token and all that descend from it. The token goes first: from then on its descendants are void,
-// whether their records are removed now or, after a crash, by the sweep.
-func (c *Core) revoke(r *request, hash string) error {
-	err := c.change(r, hash, func(*tokenEntry) (bool, error) { return false, nil })
-	if err != nil && !errors.Is(err, errDenied) { // denied: it is gone already
-		return err
-	}
-	for {
-		children, err := c.children(hash, 256)
-		if err != nil || len(children) == 0 {
-			return err
-		}
-		for _, child := range children {
-			if err := c.revoke(r, child); err != nil {
-				return err
-			}
-		}
-		if err := c.unlink(r, hash, children); err != nil {
-			return err
-		}
-	}
-}
-
-// unlink removes the records that say whose child a token is: also of children whose own record was gone.
-func (c *Core) unlink(r *request, parent string, children []string) error {
-	tx := &engine.Tx{}
-	for _, child := range children {
-		tx.Writes = append(tx.Writes, private.del(parentPrefix+parent+"/"+child))
-	}
-	return c.commit(r, tx)
-}
-
-func (c *Core) children(hash string, limit int) ([]string, error) {
-	view := c.engine.Snapshot()
-	defer view.Release()
-	prefix := parentPrefix + hash + "/"
-	var out []string
-	err := view.Scan(private.id, []byte(prefix), prefixEnd(prefix), func(rec storage.Record) bool {
-		out = append(out, strings.TrimPrefix(string(rec.Key), prefix))
-		return len(out) < limit
-	})
-	return out, err
 }
 
 // newRootToken makes the entry of a root token that never expires.

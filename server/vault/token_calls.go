@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -93,9 +94,9 @@ func (c *Core) lookupAccessor(r *request, p *accessorParam) (*reply, error) {
 func (c *Core) describe(id string, t *tokenEntry) map[string]any {
 	data := map[string]any{
 		"id": id, "accessor": t.Accessor, "policies": t.Policies, "path": t.Path, "meta": t.Meta,
-		"display_name": t.DisplayName, "num_uses": t.NumUses, "orphan": t.Parent == "", "entity_id": "", "type": "service",
+		"display_name": t.DisplayName, "num_uses": t.NumUses, "orphan": t.Parent == "", "entity_id": "", "type": t.kind(),
 		"creation_time": t.Created.Unix(), "creation_ttl": seconds(t.TTL), "ttl": seconds(t.left(c.now())),
-		"explicit_max_ttl": seconds(t.ExplicitMax), "expire_time": nil, "renewable": t.Renewable && !t.Expires.IsZero(),
+		"explicit_max_ttl": seconds(t.ExplicitMax), "expire_time": nil, "renewable": t.renewable(),
 	}
 	if !t.Expires.IsZero() {
 		data["expire_time"] = t.Expires.Format(time.RFC3339Nano)
@@ -103,6 +104,12 @@ func (c *Core) describe(id string, t *tokenEntry) map[string]any {
 	}
 	if t.Period > 0 {
 		data["period"] = seconds(t.Period)
+	}
+	if t.Role != "" {
+		data["role"] = t.Role
+	}
+	if len(t.CIDRs) > 0 {
+		data["bound_cidrs"] = t.CIDRs
 	}
 	if !t.Renewed.IsZero() {
 		data["last_renewal"] = t.Renewed.Format(time.RFC3339Nano)
@@ -136,8 +143,14 @@ func (c *Core) renewAccessor(r *request, p *accessorParam) (*reply, error) {
 }
 
 func (c *Core) renew(r *request, text string, cred *credential, increment time.Duration) (*reply, error) {
-	if !cred.entry.Renewable || cred.entry.Expires.IsZero() {
+	if cred.entry.batch {
+		return nil, refuse(errInvalid, "batch tokens cannot be renewed: create another")
+	}
+	if !cred.entry.renewable() {
 		return nil, refuse(errInvalid, "lease is not renewable")
+	}
+	if err := c.accountStands(cred.entry); err != nil {
+		return nil, err
 	}
 	if increment < 0 {
 		return nil, refuse(errInvalid, "increment cannot be negative")
@@ -171,7 +184,7 @@ func (t *tokenEntry) extension(now time.Time, increment time.Duration) time.Dura
 	if ttl == 0 {
 		ttl = t.TTL
 	}
-	limit := t.Created.Add(maxTTL).Sub(now)
+	limit := t.Created.Add(cmp.Or(t.MaxTTL, maxTTL)).Sub(now)
 	if t.Period > 0 {
 		ttl, limit = t.Period, t.Period
 	}
@@ -186,14 +199,17 @@ func (c *Core) revokeToken(r *request, p *tokenParam) (*reply, error) {
 		return nil, refuse(errInvalid, "missing token ID")
 	}
 	cred, err := c.credential(p.Token)
-	if err != nil || cred == nil {
-		return nil, err // an unknown token is as good as revoked: the call is safe to repeat
+	if err != nil {
+		return nil, err
+	}
+	if cred == nil { // an unknown token is as good as revoked: the call is safe to repeat
+		return nil, c.dropWrapped(r, p.Token)
 	}
 	return nil, c.revokeCredential(r, cred)
 }
 
 func (c *Core) revokeSelf(r *request) (*reply, error) {
-	return nil, c.revokeCredential(r, &credential{hash: r.caller.hash})
+	return nil, c.revokeCredential(r, &credential{hash: r.caller.hash, entry: r.caller.entry})
 }
 
 func (c *Core) revokeAccessor(r *request, p *accessorParam) (*reply, error) {
@@ -205,6 +221,9 @@ func (c *Core) revokeAccessor(r *request, p *accessorParam) (*reply, error) {
 }
 
 func (c *Core) revokeCredential(r *request, cred *credential) error {
+	if cred.entry.batch {
+		return refuse(errInvalid, "batch tokens cannot be revoked: they end with their time, or with their parent")
+	}
 	if cred.hash == "" {
 		return refuse(errInvalid, "the dev root token cannot be revoked while the server runs in dev mode")
 	}
@@ -238,10 +257,10 @@ func (c *Core) revokeOrphan(r *request, p *tokenParam) (*reply, error) {
 		}
 	}
 	err = c.change(r, cred.hash, func(*tokenEntry) (bool, error) { return false, nil })
-	if errors.Is(err, errDenied) { // another call was faster
-		return nil, nil
+	if err != nil && !errors.Is(err, errDenied) { // denied: another call was faster
+		return nil, err
 	}
-	return nil, err
+	return nil, c.emptyCubbyhole(r, cred.hash)
 }
 
 // adoptOut makes children orphans, in one entry.

@@ -1,7 +1,6 @@
 package vault
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -34,8 +33,8 @@ const (
 
 func (p *tokenParams) validate() error {
 	switch {
-	case p.Type != "" && p.Type != "service" && p.Type != "default":
-		return refuse(errInvalid, "tokens of type %q are not supported: leave type out, or use service", p.Type)
+	case p.Type != "" && p.Type != typeService && p.Type != typeBatch && p.Type != "default":
+		return refuse(errInvalid, "tokens of type %q do not exist: use service or batch", p.Type)
 	case p.EntityAlias != "":
 		return refuse(errInvalid, "entity_alias is not supported: there are no entities here")
 	case strings.HasPrefix(p.ID, servicePrefix) || strings.HasPrefix(p.ID, "s.") || strings.Contains(p.ID, "."):
@@ -46,7 +45,7 @@ func (p *tokenParams) validate() error {
 		return refuse(errInvalid, "number of uses cannot be negative or above %d", 1<<31-1)
 	case p.TTL < 0 || p.Lease < 0 || p.ExplicitMax < 0 || p.Period < 0:
 		return refuse(errInvalid, "ttl, explicit_max_ttl and period cannot be negative")
-	case p.Period > 10*365*day:
+	case p.Period > maxPeriod:
 		return refuse(errInvalid, "period is longer than ten years")
 	}
 	for k, v := range p.Meta {
@@ -57,13 +56,28 @@ func (p *tokenParams) validate() error {
 	return nil
 }
 
-func (c *Core) createOrphan(r *request, p *tokenParams) (*reply, error) {
-	p.NoParent = true
-	return c.createToken(r, p)
+func (c *Core) createToken(r *request, p *tokenParams) (*reply, error) {
+	return c.makeToken(r, p, nil)
 }
 
-// createToken answers auth/token/create. What goes beyond the parent's own rights needs sudo on the path, as in Vault.
-func (c *Core) createToken(r *request, p *tokenParams) (*reply, error) {
+func (c *Core) createOrphan(r *request, p *tokenParams) (*reply, error) {
+	return c.makeToken(r, p, &tokenRole{Orphan: true})
+}
+
+func (c *Core) createByRole(r *request, p *tokenParams) (*reply, error) {
+	role, err := c.tokenRole(r.rest)
+	if err != nil {
+		return nil, err
+	}
+	if role == nil {
+		return nil, refuse(errInvalid, "unknown role %s", r.rest)
+	}
+	return c.makeToken(r, p, role)
+}
+
+// makeToken answers auth/token/create. What goes beyond the parent's own rights needs a role that grants it, or sudo on the
+// path, as in Vault.
+func (c *Core) makeToken(r *request, p *tokenParams, role *tokenRole) (*reply, error) {
 	if p.Meta == nil {
 		p.Meta = p.Metadata
 	}
@@ -74,25 +88,51 @@ func (c *Core) createToken(r *request, p *tokenParams) (*reply, error) {
 		return nil, err
 	}
 	parent := r.caller
-	if parent.entry.NumUses > 0 {
-		return nil, refuse(errInvalid, "restricted use token cannot generate child tokens")
-	}
 	privileged := parent.acl.on(r.path)&capSudo != 0
-	if !privileged && (p.NoParent || p.Period > 0 || p.ID != "") {
-		return nil, refuse(errInvalid, "root or sudo privileges required for an orphan, a period or a chosen id")
+	switch {
+	case parent.entry.batch:
+		return nil, refuse(errInvalid, "batch tokens cannot create more tokens: use a service token")
+	case parent.entry.NumUses > 0:
+		return nil, refuse(errInvalid, "restricted use token cannot generate child tokens")
+	case !privileged && (p.NoParent || p.Period > 0 || p.ID != ""):
+		return nil, refuse(errInvalid, "root or sudo privileges required for no_parent, a period or a chosen id: leave them out, or use create-orphan or a role")
 	}
-	policies, err := c.childPolicies(parent, p, privileged)
+	orphan := p.NoParent
+	if role == nil {
+		role = &tokenRole{}
+	}
+	policies, err := childPolicies(parent, p, role, privileged)
 	if err != nil {
 		return nil, err
 	}
 	rep := &reply{}
-	entry, err := c.newToken(parent, p, policies, rep)
+	entry, err := c.newToken(r, p, role, policies, orphan || role.Orphan, rep)
 	if err != nil {
 		return nil, err
 	}
+	rep.auth, err = c.issue(r, entry, p.ID)
+	if err != nil {
+		return nil, err
+	}
+	return rep, nil
+}
+
+// issue makes a token of an entry: a record, or for a batch token a signature.
+func (c *Core) issue(r *request, t *tokenEntry, id string) (*authBody, error) {
+	if t.batch {
+		key, err := c.ensureBatchKey(r.ctx)
+		if err != nil {
+			return nil, err
+		}
+		text, err := key.sign(t)
+		if err != nil {
+			return nil, err
+		}
+		return authOf(text, t, t.left(t.Created)), nil
+	}
 	c.familyMu.RLock()
 	defer c.familyMu.RUnlock()
-	text := p.ID
+	text := id
 	if text == "" {
 		text = servicePrefix + randomText(24)
 	}
@@ -100,33 +140,41 @@ func (c *Core) createToken(r *request, p *tokenParams) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.store(r, hash, entry); err != nil {
+	if err := c.store(r, hash, t); err != nil {
 		return nil, err
 	}
-	rep.auth = authOf(text, entry, entry.left(entry.Created))
-	return rep, nil
+	return authOf(text, t, t.left(t.Created)), nil
 }
 
-// childPolicies returns the policies of a new token: those asked for, or its parent's.
-func (c *Core) childPolicies(parent *caller, p *tokenParams, privileged bool) ([]string, error) {
+// childPolicies returns the policies of a new token: those asked for, or the role's, or its parent's.
+func childPolicies(parent *caller, p *tokenParams, role *tokenRole, privileged bool) ([]string, error) {
 	isRoot := slices.Contains(parent.policies, rootPolicy)
 	asked := cleanPolicies(p.Policies)
 	withDefault := !p.NoDefaultPolicy && (privileged || slices.Contains(parent.policies, defaultPolicy))
 	switch {
+	case role.decides():
+		withDefault = !p.NoDefaultPolicy && role.allowsDefault()
+		if len(asked) == 0 {
+			asked = cleanPolicies(role.Allowed)
+		}
+		if err := role.permits(asked); err != nil {
+			return nil, err
+		}
 	case len(asked) == 0:
 		asked = slices.Clone(parent.policies)
 		if p.NoDefaultPolicy {
 			asked = slices.DeleteFunc(asked, func(s string) bool { return s == defaultPolicy })
 		}
 		withDefault = withDefault && !isRoot
-	case slices.Contains(asked, rootPolicy) && !isRoot:
-		return nil, refuse(errInvalid, "root tokens may not be created without parent token being root")
-	case !privileged:
+	case !privileged && !isRoot:
 		for _, name := range asked {
-			if !slices.Contains(parent.policies, name) {
+			if !slices.Contains(parent.policies, name) && name != rootPolicy {
 				return nil, refuse(errInvalid, "child policies must be subset of parent")
 			}
 		}
+	}
+	if slices.Contains(asked, rootPolicy) && !isRoot {
+		return nil, refuse(errInvalid, "root tokens may not be created without parent token being root")
 	}
 	if withDefault {
 		asked = append(asked, defaultPolicy)
@@ -150,56 +198,79 @@ func cleanPolicies(names []string) []string {
 	return slices.Compact(out)
 }
 
-// newToken decides the life of a token once; what it shortens it says in a warning.
-func (c *Core) newToken(parent *caller, p *tokenParams, policies []string, rep *reply) (*tokenEntry, error) {
+// cleanNames is cleanPolicies for lists in which root is a name like others.
+func cleanNames(names []string) []string {
+	out := make([]string, 0, len(names))
+	for _, n := range names {
+		if n = strings.ToLower(strings.TrimSpace(n)); n != "" {
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// newToken decides all about a token once; what it shortens it says in a warning.
+func (c *Core) newToken(r *request, p *tokenParams, role *tokenRole, policies []string, orphan bool, rep *reply) (*tokenEntry, error) {
 	now := c.now().UTC()
 	t := &tokenEntry{
-		Accessor: randomText(24), Policies: policies, Path: "auth/token/create", Meta: p.Meta, Created: now,
-		NumUses: int(p.NumUses), ExplicitMax: p.ExplicitMax, Period: p.Period, DisplayName: "token",
-		Renewable: p.Renewable == nil || *p.Renewable,
+		Accessor: randomText(24), Policies: policies, Path: r.path, Meta: p.Meta, Created: now, DisplayName: "token",
+		NumUses: int(p.NumUses), ExplicitMax: shorter(p.ExplicitMax, role.ExplicitMax), Period: shorter(p.Period, role.Period),
+		Renewable: role.renewable() && (p.Renewable == nil || *p.Renewable), CIDRs: role.CIDRs, batch: role.batch(p.Type),
+	}
+	if role.NumUses > 0 && (t.NumUses == 0 || int(role.NumUses) < t.NumUses) {
+		t.NumUses = int(role.NumUses)
 	}
 	if p.DisplayName != "" {
 		t.DisplayName = "token-" + displayName(p.DisplayName)
 	}
-	if !p.NoParent {
-		t.Parent, t.Depth = parent.hash, parent.entry.Depth+1
-		if t.Depth > maxDepth {
-			return nil, refuse(errInvalid, "tokens may not have descendants beyond %d generations: create an orphan", maxDepth)
+	if r.rest != "" {
+		t.Role, t.Path = r.rest, role.path(r.rest)
+	}
+	if err := t.setParent(r.caller, orphan); err != nil {
+		return nil, err
+	}
+	if t.batch {
+		if err := t.makeBatch(p); err != nil {
+			return nil, err
 		}
 	}
-	if p.NoParent {
-		t.Path = "auth/token/create-orphan"
-	}
-	if t.root() && p.TTL == 0 && p.Period == 0 && p.ExplicitMax == 0 {
-		if !parent.entry.Expires.IsZero() {
+	if t.root() && p.TTL == 0 && t.Period == 0 && t.ExplicitMax == 0 {
+		if !r.caller.entry.Expires.IsZero() {
 			return nil, refuse(errInvalid, "expiring root tokens cannot create non-expiring root tokens")
 		}
 		t.Renewable = false
 		return t, nil
 	}
-	t.TTL = lifetime(p, rep)
+	t.TTL = role.life(p).decide(rep)
 	t.Expires = now.Add(t.TTL)
 	return t, nil
 }
 
-func lifetime(p *tokenParams, rep *reply) time.Duration {
-	ttl, limit := p.TTL, maxTTL
-	if p.Period > 0 {
-		ttl, limit = p.Period, p.Period
+// setParent binds a token to the one that made it.
+func (t *tokenEntry) setParent(parent *caller, orphan bool) error {
+	if orphan || parent.hash == "" { // the dev root token has no record to depend on
+		return nil
 	}
-	if ttl == 0 {
-		ttl = maxTTL
+	t.Parent, t.Depth = parent.hash, parent.entry.Depth+1
+	if t.Depth > maxDepth {
+		return refuse(errInvalid, "tokens may not have descendants beyond %d generations: create an orphan", maxDepth)
 	}
-	if p.ExplicitMax > 0 && (p.Period > 0 || p.ExplicitMax < limit) {
-		limit = min(limit, p.ExplicitMax)
+	return nil
+}
+
+// makeBatch refuses what a batch token cannot have.
+func (t *tokenEntry) makeBatch(p *tokenParams) error {
+	switch {
+	case p.ID != "":
+		return refuse(errInvalid, "batch tokens cannot have a chosen id: leave id out")
+	case t.NumUses > 0 || t.Period > 0 || t.ExplicitMax > 0:
+		return refuse(errInvalid, "batch tokens have no num_uses, no period and no explicit_max_ttl: leave them out")
+	case t.root():
+		return refuse(errInvalid, "batch tokens cannot be root tokens: name other policies")
 	}
-	if ttl > limit {
-		if p.TTL > limit {
-			rep.warn(fmt.Sprintf("TTL of %q exceeded the effective max_ttl of %q; TTL value is capped accordingly", p.TTL, limit))
-		}
-		ttl = limit
-	}
-	return max(ttl, time.Second)
+	t.Accessor, t.Renewable = "", false
+	return nil
 }
 
 // displayName keeps of a name what is safe to show anywhere.
@@ -215,7 +286,7 @@ func displayName(s string) string {
 func authOf(text string, t *tokenEntry, ttl time.Duration) *authBody {
 	return &authBody{
 		ClientToken: text, Accessor: t.Accessor, Policies: t.Policies, TokenPolicies: t.Policies, Metadata: t.Meta,
-		LeaseDuration: seconds(ttl), Renewable: t.Renewable && !t.Expires.IsZero(), TokenType: "service",
+		LeaseDuration: seconds(ttl), Renewable: t.renewable(), TokenType: t.kind(),
 		Orphan: t.Parent == "", NumUses: t.NumUses,
 	}
 }

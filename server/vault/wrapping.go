@@ -10,12 +10,13 @@ import (
 
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
+	"github.com/lockstepdb/lockstep/storage"
 )
 
-const (
-	wrappingPrefix = "wrapping/"
-	maxWrapTTL     = maxTTL
-)
+const maxWrapTTL = maxTTL
+
+// answers is where wrapped answers wait, under the hash of their token. Like cubbyhole it is no system keyspace.
+var answers = space{storage.KeyspaceID{15: 17}, storage.Local}
 
 // wrapped is an answer that waits for the one who holds its token. It dies with the first unwrap or with its time.
 type wrapped struct {
@@ -33,9 +34,36 @@ func badWrapping() error {
 }
 
 // wrapAnswer keeps an answer back and gives out a single-use token for it instead.
-func (c *Core) wrapAnswer(r *request, a answer) answer {
-	rep, err := c.keepWrapped(r, r.path, min(r.wrapTTL, maxWrapTTL), a.body)
-	return c.encodeReply(r, rep, err)
+func (c *Core) wrapAnswer(r *request, rep *reply, a answer) answer {
+	kept, err := c.keepWrapped(r, r.path, min(r.wrapTTL, maxWrapTTL), a.body)
+	if err == nil && rep.auth != nil {
+		kept.wrap.WrappedAccessor = rep.auth.Accessor
+	}
+	return c.encodeReply(r, kept, err)
+}
+
+// wraps tells whether an answer is to be wrapped: only for a caller who showed a token, or has just got one. A wrapped
+// answer is an entry in the log, and strangers write none.
+func (r *request) wraps(rep *reply, a answer) bool {
+	if r.wrapTTL == 0 || rep == nil || rep.wrap != nil || a.status >= 300 || a.status == http.StatusNoContent {
+		return false
+	}
+	return r.caller != nil || rep.auth != nil
+}
+
+// dropWrapped removes a wrapped answer that nobody is to have any more.
+func (c *Core) dropWrapped(r *request, text string) error {
+	hash, err := c.wrappingHash(text)
+	if errors.Is(err, errInvalid) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, ok, err := c.get(answers, hash); err != nil || !ok {
+		return err
+	}
+	return c.commit(r, &engine.Tx{Writes: []engine.Write{answers.del(hash)}})
 }
 
 func (c *Core) keepWrapped(r *request, path string, ttl time.Duration, body []byte) (*reply, error) {
@@ -49,7 +77,7 @@ func (c *Core) keepWrapped(r *request, path string, ttl time.Duration, body []by
 	if err != nil {
 		return nil, err
 	}
-	if err := c.commit(r, &engine.Tx{Writes: []engine.Write{private.put(wrappingPrefix+hash, value)}}); err != nil {
+	if err := c.commit(r, &engine.Tx{Writes: []engine.Write{answers.put(hash, value)}}); err != nil {
 		return nil, err
 	}
 	return &reply{wrap: &wrapBody{
@@ -116,7 +144,7 @@ func (c *Core) wrapLookup(r *request, p *unwrapParams) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	value, ok, err := c.get(private, wrappingPrefix+hash)
+	value, ok, err := c.get(answers, hash)
 	if err != nil {
 		return nil, err
 	}
@@ -176,18 +204,18 @@ func (c *Core) takeWrapped(r *request, text string) (w *wrapped, err error) {
 	if err != nil {
 		return nil, err
 	}
-	now, key := c.now(), wrappingPrefix+hash
+	now := c.now()
 	err = c.commit(r, &engine.Tx{
-		Reads: []engine.Key{private.key(key)},
+		Reads: []engine.Key{answers.key(hash)},
 		Exec: func(rd engine.Reader) ([]engine.Write, error) {
-			value, ok, err := read(rd, private, key)
+			value, ok, err := read(rd, answers, hash)
 			if err != nil {
 				return nil, err
 			}
 			if w, err = decodeWrapped(value, ok, now); err != nil {
 				return nil, err
 			}
-			return []engine.Write{private.del(key)}, nil
+			return []engine.Write{answers.del(hash)}, nil
 		},
 	})
 	return w, err

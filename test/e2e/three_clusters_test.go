@@ -36,6 +36,7 @@ func TestThreeClusters(t *testing.T) {
 	})
 	t.Run("a local mount of the secondary stays there", func(t *testing.T) { localMount(t, tr) })
 	t.Run("a policy replicates and a token does not", func(t *testing.T) { policiesAndTokens(t, tr) })
+	t.Run("accounts replicate and clients log in on the performance secondary", func(t *testing.T) { logins(t, tr) })
 	t.Run("a DR secondary serves nothing else", func(t *testing.T) { disabledOnDR(t, tr) })
 	t.Run("roots differ only while the remote index does", func(t *testing.T) { rootsFollowIndexes(t, tr) })
 	t.Run("a revoked secondary gets nothing more and keeps what it has", func(t *testing.T) { revoke(t, tr) })
