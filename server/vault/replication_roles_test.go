@@ -1,7 +1,6 @@
 package vault_test
 
 import (
-	"context"
 	"strings"
 	"testing"
 
@@ -55,6 +54,8 @@ func TestRoleCallsOfThePerformanceSet(t *testing.T) {
 // TestCallsOfADRSecondaryAreAuthorisedByTheirBody asks each with no, a wrong, a generated and a batch token, and with a stale one in the header.
 func TestCallsOfADRSecondaryAreAuthorisedByTheirBody(t *testing.T) {
 	c := ready(t)
+	c.policy("promoter", `path "sys/replication/dr/secondary/promote" { capabilities = ["update"] }`)
+	batch := c.must(200, "POST", "auth/token/create-orphan", `{"type":"batch","policies":["promoter"]}`).text("auth.client_token")
 	p := &part{dr: replication.Secondary}
 	vault.SetNode(c.core, p)
 	if err := c.core.SetDROperationToken("hvs.generated"); err != nil {
@@ -73,12 +74,9 @@ func TestCallsOfADRSecondaryAreAuthorisedByTheirBody(t *testing.T) {
 			{call + " by GET", "GET", base + call, ``, "none", 400, nil},
 		})
 	}
-	c.core.SetDRBatch(func(_ context.Context, token, path string) (bool, error) {
-		return token == "hvb.batch" && strings.HasSuffix(path, "/promote"), nil
-	})
 	c.story(t, []step{
-		{"a batch token whose policy grants it", "PUT", base + "promote", `{"dr_operation_token":"hvb.batch","force":true}`, "none", 200, map[string]string{"warnings": `["promoting"]`}},
-		{"one whose policy does not", "PUT", base + "disable", `{"dr_operation_token":"hvb.batch"}`, "none", 403, denied},
+		{"a batch token whose policy grants it", "PUT", base + "promote", `{"dr_operation_token":"` + batch + `","force":true}`, "none", 200, map[string]string{"warnings": `["promoting"]`}},
+		{"one whose policy does not", "PUT", base + "disable", `{"dr_operation_token":"` + batch + `"}`, "none", 403, denied},
 		{"revoking what is not generated", "PUT", base + "operation-token/delete", `{"dr_operation_token":"hvs.wrong"}`, "none", 403, denied},
 		{"revoking it", "PUT", base + "operation-token/delete", `{"dr_operation_token":"hvs.generated"}`, "none", 204, nil},
 		{"it is revoked", "PUT", base + "promote", `{"dr_operation_token":"hvs.generated"}`, "none", 403, denied},

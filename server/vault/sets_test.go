@@ -426,7 +426,9 @@ func TestHandleReachesOnlyWhatIsShared(t *testing.T) {
 type panicking struct{ vault.NoSets }
 
 func (panicking) Recover(context.Context) (string, error) { panic("secret detail") }
-func (panicking) Reindex(context.Context, replication.ReindexOptions) (string, error) { return "", errors.New("secret detail") }
+func (panicking) Reindex(context.Context, replication.ReindexOptions) (string, error) {
+	return "", errors.New("secret detail")
+}
 
 func TestFailuresTellNothing(t *testing.T) {
 	c := ready(t)
