@@ -3,12 +3,14 @@ package vault
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/server/replication"
 	"github.com/lockstepdb/lockstep/storage"
 )
 
@@ -255,4 +257,72 @@ func (c *Core) listSecretIDs(r *request) (*reply, error) {
 		return nil, err
 	}
 	return c.listNames(r.mount.space(), secretAccessorPrefix+a.ID+"/")
+}
+
+// sweepSecretIDs removes secret ids that have expired, and what is left of roles that are gone, where this cluster may write them.
+func (c *Core) sweepSecretIDs(r *request, s *sweeper) error {
+	snap, err := c.current()
+	if err != nil {
+		return err
+	}
+	next := map[string]string{}
+	for id, m := range snap.mounts.auth {
+		if m.Type != "approle" || !m.Local && c.mode(performance) == replication.Secondary {
+			continue
+		}
+		keys, after, err := c.voidSecretIDs(m, s.secrets[id])
+		if err != nil {
+			return err
+		}
+		for batch := range slices.Chunk(keys, sweepWrites) {
+			if err := c.remove(r, m.space(), batch); err != nil {
+				return err
+			}
+		}
+		if after != "" {
+			next[id] = after
+		}
+	}
+	s.secrets = next
+	return nil
+}
+
+// voidSecretIDs looks at a bounded number of a method's records after a key.
+func (c *Core) voidSecretIDs(m *mount, after string) (keys []string, next string, err error) {
+	view := c.engine.Snapshot()
+	defer view.Release()
+	roles := map[string]bool{}
+	err = view.Scan(m.id, []byte(appRolePrefix), prefixEnd(appRolePrefix), func(rec storage.Record) bool {
+		if a, err := decodeAppRole(m, rec.Value); err == nil {
+			roles[a.ID] = true
+		}
+		return true
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	seen, now := 0, c.now()
+	for _, prefix := range []string{secretAccessorPrefix, secretPrefix} { // as they are ordered
+		if low := max(after, prefix); low < string(prefixEnd(prefix)) && seen < sweepScan {
+			err := view.Scan(m.id, []byte(low), prefixEnd(prefix), func(rec storage.Record) bool {
+				seen++
+				next = string(rec.Key) + "\x00"
+				role, _, _ := strings.Cut(strings.TrimPrefix(string(rec.Key), prefix), "/")
+				var secret secretID
+				if !roles[role] {
+					keys = append(keys, string(rec.Key))
+				} else if prefix == secretPrefix && json.Unmarshal(rec.Value, &secret) == nil && secret.expired(now) {
+					keys = append(keys, string(rec.Key), secretAccessorPrefix+role+"/"+secret.Accessor)
+				}
+				return seen < sweepScan
+			})
+			if err != nil {
+				return nil, "", err
+			}
+		}
+	}
+	if seen < sweepScan {
+		next = ""
+	}
+	return keys, next, nil
 }

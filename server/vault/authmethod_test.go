@@ -179,7 +179,13 @@ func TestLockouts(t *testing.T) {
 	if got := login("bob", "right"); got != 403 {
 		t.Errorf("locked again: got %d, want 403", got)
 	}
+	if err := vault.KeepLockouts(again, context.Background()); err != nil || c.holds(vault.CountersID) != 1 {
+		t.Errorf("%d locks are kept, want 1: %v", c.holds(vault.CountersID), err)
+	}
 	c.clock.pass(15 * time.Minute)
+	if err := vault.Sweep(again, context.Background()); err != nil || c.holds(vault.CountersID) != 0 {
+		t.Errorf("after a sweep %d locks are kept, want none: %v", c.holds(vault.CountersID), err)
+	}
 	if got := login("bob", "right"); got != 200 {
 		t.Errorf("after the lock's time: got %d, want 200", got)
 	}
@@ -245,10 +251,23 @@ func TestApprole(t *testing.T) {
 		{"a batch login", "POST", "auth/approle/role/far", `{"token_type":"batch"}`, "", 204, nil},
 		{"let in with a batch token", "POST", "auth/approle/login", `{"role_id":"far"}`, "none", 200, map[string]string{"auth.token_type": `"batch"`, "auth.renewable": `false`, "auth.accessor": `""`}},
 	})
-	c.must(200, "POST", "auth/approle/role/app/custom-secret-id", `{"secret_id":"short","ttl":"1m"}`)
+	c.must(200, "POST", "auth/approle/role/app/custom-secret-id", `{"secret_id":"short","ttl":"1m","num_uses":2}`)
+	c.must(200, "POST", "auth/approle/role/app/custom-secret-id", `{"secret_id":"long"}`)
+	c.call("POST", "auth/approle/login", "", `{"role_id":"my-app","secret_id":"short"}`)
 	c.clock.pass(time.Minute)
 	if g := c.call("POST", "auth/approle/login", "", `{"role_id":"my-app","secret_id":"short"}`); g.status != 400 {
 		t.Errorf("an expired secret id: %v", g)
+	}
+	for range 2 { // secret ids first, then how often they were used
+		if err := vault.Sweep(c.core, context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := c.must(200, "LIST", "auth/approle/role/app/secret-id", "").at("data.keys").([]any); len(got) != 1 {
+		t.Errorf("after a sweep %d secret ids, want the one that lives", len(got))
+	}
+	if n := c.holds(vault.CountersID); n != 0 {
+		t.Errorf("after a sweep %d counters, want none", n)
 	}
 }
 

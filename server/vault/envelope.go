@@ -49,6 +49,7 @@ type authBody struct {
 	Accessor       string            `json:"accessor"`
 	Policies       []string          `json:"policies"`
 	TokenPolicies  []string          `json:"token_policies"`
+	IdentityPolicy []string          `json:"identity_policies"` // none: there are no entities
 	Metadata       map[string]string `json:"metadata"`
 	LeaseDuration  int64             `json:"lease_duration"`
 	Renewable      bool              `json:"renewable"`

@@ -78,5 +78,5 @@ func MoveRecord(t testing.TB, e *engine.Engine, from, to string) {
 	}
 }
 
-// CubbyholeID is the keyspace of all cubbyholes.
-var CubbyholeID = cubbyhole.id
+// CubbyholeID is the keyspace of all cubbyholes, CountersID that of what is counted of logins.
+var CubbyholeID, CountersID = cubbyhole.id, counters.id

@@ -18,7 +18,10 @@ const (
 )
 
 // sweeper knows where the next round goes on with each kind of record.
-type sweeper struct{ tokens, answers, cubbyholes, counters string }
+type sweeper struct {
+	tokens, answers, cubbyholes, counters string
+	secrets                               map[string]string // by the uuid of an approle method
+}
 
 // Run removes expired tokens, wrapped answers and what belonged to them until ctx ends. What has expired is void from its second
 // on, whether it was removed or not; Run only gives the space back. It also keeps lockouts. It does nothing while the store
@@ -78,7 +81,7 @@ func (c *Core) sweep(r *request, s *sweeper) error {
 			return err
 		}
 	}
-	return nil
+	return c.sweepSecretIDs(r, s)
 }
 
 // sweepPart removes what is void of a bounded number of records.

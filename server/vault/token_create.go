@@ -287,7 +287,7 @@ func authOf(text string, t *tokenEntry, ttl time.Duration) *authBody {
 	return &authBody{
 		ClientToken: text, Accessor: t.Accessor, Policies: t.Policies, TokenPolicies: t.Policies, Metadata: t.Meta,
 		LeaseDuration: seconds(ttl), Renewable: t.renewable(), TokenType: t.kind(),
-		Orphan: t.Parent == "", NumUses: t.NumUses,
+		Orphan: t.Parent == "", NumUses: t.NumUses, IdentityPolicy: []string{},
 	}
 }
 

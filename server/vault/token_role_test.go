@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lockstepdb/lockstep/server/vault"
+	"github.com/lockstepdb/lockstep/storage"
 )
 
 func TestTokenRoles(t *testing.T) {
@@ -221,7 +222,7 @@ func TestCubbyhole(t *testing.T) {
 		{"write before the end", "PUT", "cubbyhole/last", `{"v":1}`, one, 204, nil},
 		{"revoked", "PUT", "auth/token/revoke-self", ``, one, 204, nil},
 	})
-	if n := c.holds(); n != 2 {
+	if n := c.holds(vault.CubbyholeID); n != 2 {
 		t.Errorf("%d records in cubbyholes after a revocation, want 2: of the two others", n)
 	}
 	c.clock.pass(time.Hour)
@@ -230,7 +231,7 @@ func TestCubbyhole(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := c.holds(); n != 1 {
+	if n := c.holds(vault.CubbyholeID); n != 1 {
 		t.Errorf("%d records in cubbyholes after one expired, want 1", n)
 	}
 	if g := c.call("GET", "cubbyhole/a/b", two, ""); g.status != 200 {
@@ -238,12 +239,12 @@ func TestCubbyhole(t *testing.T) {
 	}
 }
 
-// holds counts the records in all cubbyholes.
-func (c *cluster) holds() uint64 {
+// holds counts the records of a keyspace.
+func (c *cluster) holds(id storage.KeyspaceID) uint64 {
 	view := c.engine.Snapshot()
 	defer view.Release()
 	for _, total := range view.Totals() {
-		if total.ID == vault.CubbyholeID {
+		if total.ID == id {
 			return total.Total.Count
 		}
 	}
