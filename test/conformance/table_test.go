@@ -148,6 +148,9 @@ func (p *parser) line(line string) error {
 			p.guard = "sudo"
 		}
 	case word == "differs:":
+		if rest == "" {
+			return fmt.Errorf("want differs: WHY")
+		}
 		p.row.differs = rest
 	case word == "pending":
 		part, why, ok := strings.Cut(rest, ": ")
