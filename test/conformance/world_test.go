@@ -121,7 +121,7 @@ func (w *world) make(n *cluster.Node, node, who string) (string, error) {
 	if _, err := ask(n, n.Token, "PUT", "sys/policies/acl/"+name, string(body), 200, 204); err != nil {
 		return "", err
 	}
-	answer, err := ask(n, n.Token, "POST", "auth/token/create", fmt.Sprintf(`{"policies":[%q]}`, name), 200)
+	answer, err := ask(n, n.Token, "POST", "auth/token/create", fmt.Sprintf(`{"policies":[%q],"no_default_policy":true}`, name), 200)
 	if err != nil {
 		return "", err
 	}
