@@ -3,7 +3,8 @@
 // The table is testdata/*.table, a file for each section of the reference of
 // Vault's API that the project keeps, so that both can be read side by side. A
 // row begins with the ids of what it shows: section and line of that reference,
-// or 002 and 003 for the two pages that the product was first described by.
+// or 002 and 003 for the two pages that the product was first described by;
+// "ours" where neither has a line.
 // testdata/reference.ids lists all ids; a test demands that each has a row.
 //
 //	node fresh                        a server of this file's own, initialised

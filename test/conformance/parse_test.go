@@ -20,6 +20,7 @@ func TestALineThatSaysNothingIsRefusedWithItsPlace(t *testing.T) {
 		"something done that nobody can do":   head + "run about\n",
 		"a header without a value":            head + "with X-Vault-Token\nGET sys/health\n200\n",
 		"something kept without a place":      head + "GET sys/health\n200\nkeep token\n",
+		"a difference without a reason":       head + "differs:\nGET sys/health\n200\n",
 		"until with something else than that": head + "until run kill\n",
 	} {
 		if _, err := parse("t.table", text); err == nil || !strings.Contains(err.Error(), "t.table:") {

@@ -54,6 +54,9 @@ type table struct {
 	rows  []*row
 }
 
+// ours is the id of a row about what the reference's sections here do not list.
+const ours = "ours"
+
 var (
 	idForm      = regexp.MustCompile(`^(\d+\.\d+:\d+|00[23]:[a-z-]+)$`)
 	pendingForm = regexp.MustCompile(`^(.*\S)\s+\(pending ([a-z]+)\)$`)
@@ -148,6 +151,9 @@ func (p *parser) line(line string) error {
 			p.guard = "sudo"
 		}
 	case word == "differs:":
+		if rest == "" {
+			return fmt.Errorf("want differs: WHY")
+		}
 		p.row.differs = rest
 	case word == "pending":
 		part, why, ok := strings.Cut(rest, ": ")
@@ -175,7 +181,7 @@ func (p *parser) begin(rest string) error {
 	}
 	p.row = &row{at: p.at, ids: strings.Fields(ids), title: title}
 	for _, id := range p.row.ids {
-		if !idForm.MatchString(id) {
+		if id != ours && !idForm.MatchString(id) {
 			return fmt.Errorf("%q is no id", id)
 		}
 	}

@@ -34,7 +34,27 @@ func newWorld(t testing.TB) *world {
 	}
 	w.nodes["disabled"].Init()
 	trio.DR.Token = trio.Primary.Token // a DR secondary has its primary's tokens
+	for _, name := range []string{"primary", "performance", "disabled"} {
+		if err := w.makeBrief(name); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return w
+}
+
+// makeBrief makes the token of "expired": good for all but sudo, for a second.
+func (w *world) makeBrief(node string) error {
+	n := w.nodes[node]
+	if _, err := w.token(node, "plain"); err != nil { // and its policy
+		return err
+	}
+	a, err := ask(n, n.Token, "POST", "auth/token/create", `{"policies":["plain"],"ttl":"1s"}`, 200)
+	if err != nil {
+		return err
+	}
+	token, _ := find(a.json, "auth.client_token")
+	w.tokens[node+" expired"] = fmt.Sprint(token)
+	return nil
 }
 
 // with returns the world of one table: the shared servers and its own.
@@ -101,7 +121,7 @@ func (w *world) make(n *cluster.Node, node, who string) (string, error) {
 	if _, err := ask(n, n.Token, "PUT", "sys/policies/acl/"+name, string(body), 200, 204); err != nil {
 		return "", err
 	}
-	answer, err := ask(n, n.Token, "POST", "auth/token/create", fmt.Sprintf(`{"policies":[%q]}`, name), 200)
+	answer, err := ask(n, n.Token, "POST", "auth/token/create", fmt.Sprintf(`{"policies":[%q],"no_default_policy":true}`, name), 200)
 	if err != nil {
 		return "", err
 	}
