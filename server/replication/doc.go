@@ -31,12 +31,14 @@
 //	replication/<k>/seen        newest history seen of the set (JSON)
 //	replication/pending/<jti>   an activation under way: its key and request (JSON); gone with the old store, or when the primary refused
 //	replication/<k>/public-key  the key pair of generate-public-key, until it is used (JSON)
+//	replication/performance/successor   DR secondary: the CA that it will have in its primary's performance set, with its key (JSON)
 //	replication/intent          a role change that has begun and not ended, with the keys that it mints (JSON)
 //	replication/maintenance     when the index was last rebuilt and checked (JSON)
 //
 // Records of the system's local keyspace, which DR secondaries hold too, so that a promoted one goes on with them:
 //
 //	replication/performance/set, replication/performance/token-key
+//	replication/performance/member     what a performance secondary is in its set, for its DR secondaries: memberRecord (JSON)
 //	replication/<k>/change             id of the role change that last wrote to the log
 //	replication/<k>/secondary/<id>     secondaryRecord (JSON): issued, active or revoked
 //	replication/<k>/activation/<jti>   activationRecord (JSON): by which request it was redeemed, and the certificate

@@ -36,7 +36,9 @@ func TestReindexNamesWhatIsWrongAndRebuilds(t *testing.T) {
 	if _, err := c.n.Reindex(ctx, ReindexOptions{Diff: true, Force: true}); err != nil {
 		t.Fatal(err)
 	}
-	c.until("it has ended", func() bool { return c.n.Status(DR)["last_reindex_epoch"] != "0" && c.n.Status(DR)["reindex_in_progress"] == nil })
+	c.until("it has ended", func() bool {
+		return c.n.Status(DR)["last_reindex_epoch"] != "0" && c.n.Status(DR)["reindex_in_progress"] == nil
+	})
 	diff, _ := c.n.Status(DR)["last_reindex_diff"].(map[string]any)
 	keys, _ := diff["keys"].([]map[string]any)
 	if len(keys) != 1 || keys[0]["key"] != "victim" || keys[0]["keyspace"] != shared.String() {
