@@ -539,13 +539,14 @@ type Hello struct {
 	Software      string                 `protobuf:"bytes,6,opt,name=software,proto3" json:"software,omitempty"` // version of the program
 	ApiAddr       string                 `protobuf:"bytes,7,opt,name=api_addr,json=apiAddr,proto3" json:"api_addr,omitempty"`
 	ClusterAddr   string                 `protobuf:"bytes,8,opt,name=cluster_addr,json=clusterAddr,proto3" json:"cluster_addr,omitempty"`
-	Chain         []byte                 `protobuf:"bytes,9,opt,name=chain,proto3" json:"chain,omitempty"`      // DR: chain hash of the frame at the position
-	Root          []byte                 `protobuf:"bytes,10,opt,name=root,proto3" json:"root,omitempty"`       // of what is covered there; empty while it is not consistent
-	History       []*Reign               `protobuf:"bytes,11,rep,name=history,proto3" json:"history,omitempty"` // of the secondary's own log
-	Seen          []*Reign               `protobuf:"bytes,12,rep,name=seen,proto3" json:"seen,omitempty"`       // newest history of the set that it has seen
-	Sync          *SyncPlace             `protobuf:"bytes,13,opt,name=sync,proto3" json:"sync,omitempty"`       // a sync that has not ended
-	Repair        string                 `protobuf:"bytes,14,opt,name=repair,proto3" json:"repair,omitempty"`   // why it asks for a sync although its place may be held: damage, or roots that differ; empty: it does not
-	Window        *Window                `protobuf:"bytes,15,opt,name=window,proto3" json:"window,omitempty"`   // what it takes before it acknowledges
+	Chain         []byte                 `protobuf:"bytes,9,opt,name=chain,proto3" json:"chain,omitempty"`          // DR: chain hash of the frame at the position
+	Root          []byte                 `protobuf:"bytes,10,opt,name=root,proto3" json:"root,omitempty"`           // of what is covered there; empty while it is not consistent
+	History       []*Reign               `protobuf:"bytes,11,rep,name=history,proto3" json:"history,omitempty"`     // of the secondary's own log
+	Seen          []*Reign               `protobuf:"bytes,12,rep,name=seen,proto3" json:"seen,omitempty"`           // newest history of the set that it has seen
+	Sync          *SyncPlace             `protobuf:"bytes,13,opt,name=sync,proto3" json:"sync,omitempty"`           // a sync that has not ended
+	Repair        string                 `protobuf:"bytes,14,opt,name=repair,proto3" json:"repair,omitempty"`       // why it asks for a sync although its place may be held: damage, or roots that differ; empty: it does not
+	Window        *Window                `protobuf:"bytes,15,opt,name=window,proto3" json:"window,omitempty"`       // what it takes before it acknowledges
+	Authority     []byte                 `protobuf:"bytes,16,opt,name=authority,proto3" json:"authority,omitempty"` // DR: PEM, the CA that it will have in its primary's performance set should it be promoted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -681,6 +682,13 @@ func (x *Hello) GetRepair() string {
 func (x *Hello) GetWindow() *Window {
 	if x != nil {
 		return x.Window
+	}
+	return nil
+}
+
+func (x *Hello) GetAuthority() []byte {
+	if x != nil {
+		return x.Authority
 	}
 	return nil
 }
@@ -1454,16 +1462,18 @@ func (x *Part) GetLeft() uint64 {
 
 // Heartbeat comes every second, also between batches. Head: epoch and last position of the feeder's log.
 type Heartbeat struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	Head             *Head                  `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
-	Clock            int64                  `protobuf:"varint,2,opt,name=clock,proto3" json:"clock,omitempty"`         // Unix nanoseconds
-	Root             []byte                 `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`            // of the coverage at the position
-	Floor            uint64                 `protobuf:"varint,4,opt,name=floor,proto3" json:"floor,omitempty"`         // first index that the feeder's log holds
-	Confirmed        uint64                 `protobuf:"varint,5,opt,name=confirmed,proto3" json:"confirmed,omitempty"` // 0: the set is not synchronous
-	ClusterAddresses []string               `protobuf:"bytes,6,rep,name=cluster_addresses,json=clusterAddresses,proto3" json:"cluster_addresses,omitempty"`
-	ApiAddr          string                 `protobuf:"bytes,7,opt,name=api_addr,json=apiAddr,proto3" json:"api_addr,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Head              *Head                  `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
+	Clock             int64                  `protobuf:"varint,2,opt,name=clock,proto3" json:"clock,omitempty"`         // Unix nanoseconds
+	Root              []byte                 `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`            // of the coverage at the position
+	Floor             uint64                 `protobuf:"varint,4,opt,name=floor,proto3" json:"floor,omitempty"`         // first index that the feeder's log holds
+	Confirmed         uint64                 `protobuf:"varint,5,opt,name=confirmed,proto3" json:"confirmed,omitempty"` // 0: the set is not synchronous
+	ClusterAddresses  []string               `protobuf:"bytes,6,rep,name=cluster_addresses,json=clusterAddresses,proto3" json:"cluster_addresses,omitempty"`
+	ApiAddr           string                 `protobuf:"bytes,7,opt,name=api_addr,json=apiAddr,proto3" json:"api_addr,omitempty"`
+	Authorities       [][]byte               `protobuf:"bytes,8,rep,name=authorities,proto3" json:"authorities,omitempty"`                                      // performance: PEM, the primary's CA and those of the DR secondaries that may take its place
+	FailoverAddresses []string               `protobuf:"bytes,9,rep,name=failover_addresses,json=failoverAddresses,proto3" json:"failover_addresses,omitempty"` // performance: their cluster addresses
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Heartbeat) Reset() {
@@ -1543,6 +1553,20 @@ func (x *Heartbeat) GetApiAddr() string {
 		return x.ApiAddr
 	}
 	return ""
+}
+
+func (x *Heartbeat) GetAuthorities() [][]byte {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
+func (x *Heartbeat) GetFailoverAddresses() []string {
+	if x != nil {
+		return x.FailoverAddresses
+	}
+	return nil
 }
 
 // Range is [low, high) of a keyspace; high empty: to the end.
@@ -2621,7 +2645,7 @@ const file_replication_proto_rawDesc = "" +
 	"\rFromSecondary\x126\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1e.lockstep.replication.v1.HelloH\x00R\x05hello\x120\n" +
 	"\x03ack\x18\x02 \x01(\v2\x1c.lockstep.replication.v1.AckH\x00R\x03ackB\t\n" +
-	"\amessage\"\x9d\x04\n" +
+	"\amessage\"\xbb\x04\n" +
 	"\x05Hello\x121\n" +
 	"\x04head\x18\x01 \x01(\v2\x1d.lockstep.replication.v1.HeadR\x04head\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x10\n" +
@@ -2639,7 +2663,8 @@ const file_replication_proto_rawDesc = "" +
 	"\x04seen\x18\f \x03(\v2\x1e.lockstep.replication.v1.ReignR\x04seen\x126\n" +
 	"\x04sync\x18\r \x01(\v2\".lockstep.replication.v1.SyncPlaceR\x04sync\x12\x16\n" +
 	"\x06repair\x18\x0e \x01(\tR\x06repair\x127\n" +
-	"\x06window\x18\x0f \x01(\v2\x1f.lockstep.replication.v1.WindowR\x06window\"\xbb\x01\n" +
+	"\x06window\x18\x0f \x01(\v2\x1f.lockstep.replication.v1.WindowR\x06window\x12\x1c\n" +
+	"\tauthority\x18\x10 \x01(\fR\tauthority\"\xbb\x01\n" +
 	"\tSyncPlace\x125\n" +
 	"\x04from\x18\x01 \x01(\v2!.lockstep.replication.v1.PositionR\x04from\x127\n" +
 	"\x05until\x18\x02 \x01(\v2!.lockstep.replication.v1.PositionR\x05until\x12>\n" +
@@ -2709,7 +2734,7 @@ const file_replication_proto_rawDesc = "" +
 	"\x05entry\x18\x02 \x01(\fR\x05entry\".\n" +
 	"\x04Part\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
-	"\x04left\x18\x02 \x01(\x04R\x04left\"\xe4\x01\n" +
+	"\x04left\x18\x02 \x01(\x04R\x04left\"\xb5\x02\n" +
 	"\tHeartbeat\x121\n" +
 	"\x04head\x18\x01 \x01(\v2\x1d.lockstep.replication.v1.HeadR\x04head\x12\x14\n" +
 	"\x05clock\x18\x02 \x01(\x03R\x05clock\x12\x12\n" +
@@ -2717,7 +2742,9 @@ const file_replication_proto_rawDesc = "" +
 	"\x05floor\x18\x04 \x01(\x04R\x05floor\x12\x1c\n" +
 	"\tconfirmed\x18\x05 \x01(\x04R\tconfirmed\x12+\n" +
 	"\x11cluster_addresses\x18\x06 \x03(\tR\x10clusterAddresses\x12\x19\n" +
-	"\bapi_addr\x18\a \x01(\tR\aapiAddr\"I\n" +
+	"\bapi_addr\x18\a \x01(\tR\aapiAddr\x12 \n" +
+	"\vauthorities\x18\b \x03(\fR\vauthorities\x12-\n" +
+	"\x12failover_addresses\x18\t \x03(\tR\x11failoverAddresses\"I\n" +
 	"\x05Range\x12\x1a\n" +
 	"\bkeyspace\x18\x01 \x01(\fR\bkeyspace\x12\x10\n" +
 	"\x03low\x18\x02 \x01(\fR\x03low\x12\x12\n" +

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -72,6 +73,19 @@ func (n *Node) dial(ctx context.Context, k Kind, purpose string) (*grpc.ClientCo
 		}
 		everyoneRefused = everyoneRefused && errors.Is(err, errCertificateRefused)
 		all = errors.Join(all, fmt.Errorf("%s: %w", addr, err))
+	}
+	for _, addr := range set.Failover {
+		if slices.Contains(set.Primaries, addr) {
+			continue
+		}
+		if conn, err := n.dialOne(ctx, k, purpose, addr); err == nil {
+			n.link[k].update(func(l *linkState) { l.DialError = "" })
+			n.foundSuccessor(k, addr)
+			return conn, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 	}
 	n.link[k].update(func(l *linkState) { l.DialError = all.Error() })
 	if everyoneRefused {

@@ -8,6 +8,7 @@
 //     most three rounds of diff and sync follow each other, then one with a rebuilt index, then it stops with the reason.
 //   - An activation token is redeemed once, in the entry that registers the secondary; for five minutes the same certificate request gets the same
 //     certificate, and any other is refused, logged and shown.
+//   - A role change is written down before its first step and completed whenever the process dies in between; it copies nothing and wipes nothing.
 //   - Nothing is cleared and no token is spent before address, CA, clock, version, cluster port and disk were checked.
 //   - A private key never leaves its node. No token, key or digest secret is logged or part of an error.
 //   - A revoked secondary is refused at the handshake and at every call, and what it has open is cut at once.
@@ -29,11 +30,16 @@
 //	replication/<k>/tls-key     secondary: key of its certificate (PKCS 8, PEM)
 //	replication/<k>/seen        newest history seen of the set (JSON)
 //	replication/pending/<jti>   an activation under way: its key and request (JSON); gone with the old store, or when the primary refused
+//	replication/<k>/public-key  the key pair of generate-public-key, until it is used (JSON)
+//	replication/performance/successor   DR secondary: the CA that it will have in its primary's performance set, with its key (JSON)
+//	replication/intent          a role change that has begun and not ended, with the keys that it mints (JSON)
 //	replication/maintenance     when the index was last rebuilt and checked (JSON)
 //
 // Records of the system's local keyspace, which DR secondaries hold too, so that a promoted one goes on with them:
 //
 //	replication/performance/set, replication/performance/token-key
+//	replication/performance/member     what a performance secondary is in its set, for its DR secondaries: memberRecord (JSON)
+//	replication/<k>/change             id of the role change that last wrote to the log
 //	replication/<k>/secondary/<id>     secondaryRecord (JSON): issued, active or revoked
 //	replication/<k>/activation/<jti>   activationRecord (JSON): by which request it was redeemed, and the certificate
 //
@@ -46,7 +52,7 @@
 //
 // # Goroutines
 //
-// Run starts the gRPC server (which starts one goroutine for each connection and call), one that stops it, one life for each set in which this
-// cluster is a secondary (live, follow, and what follow starts for a connection or a stream), one keeper of holds, and one that rebuilds the index when
+// Run starts the gRPC server (which starts one goroutine for each connection and call), one that stops it, one that completes a role change, one for each set that waits
+// until this cluster is a secondary of it and then lives (live, follow, and what follow starts for a connection or a stream), one keeper of holds, and one that rebuilds the index when
 // asked. It returns after all have ended. Everything hangs on its context; streams and calls of a secondary also end by track, when it is revoked.
 package replication

@@ -274,6 +274,9 @@ func (f *feeder) heartbeat() error {
 	if set := f.n.set(f.peer.Kind); set != nil && set.ClusterAddr != "" {
 		h.Addresses = []string{set.ClusterAddr}
 	}
+	if f.peer.Kind == Performance {
+		h.Authorities, h.Failover = f.n.succession()
+	}
 	f.mu.Lock()
 	if len(f.roots) >= 16 {
 		f.roots = append(f.roots[:0], f.roots[1:]...)

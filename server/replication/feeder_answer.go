@@ -43,6 +43,7 @@ func (f *feeder) send(ctx context.Context) error {
 	f.log.Info("answered a secondary", "answer", kind.String(), "index", a.From.Index, "resume", a.Resume, "reason", a.Reason)
 	f.n.peers.update(f.peer.Kind, f.peer.ID, func(ps *peerState) {
 		ps.Resumes.count(kind)
+		ps.Authority = h.Authority
 		ps.APIAddr, ps.ClusterAddr = orElse(h.APIAddr, ps.APIAddr), orElse(h.ClusterAddr, ps.ClusterAddr)
 	})
 	if kind != Continue && kind != Repair && kind != Bootstrap {

@@ -39,6 +39,9 @@ func (n *Node) keepHolds(ctx context.Context) {
 				n.log.Warn("the log is not held anew for secondaries", "set", string(k), "error", err)
 			}
 		}
+		if err := n.keepMembership(ctx); err != nil && ctx.Err() == nil {
+			n.log.Warn("what this cluster is in the performance set is not kept for its DR secondaries", "error", err)
+		}
 		select {
 		case <-t.C:
 		case <-ctx.Done():

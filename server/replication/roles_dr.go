@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/storage"
@@ -53,11 +54,11 @@ func (n *Node) successorPerf(in *intent) (err error) {
 	if err != nil || former == nil {
 		return err
 	}
-	next, caKey, err := n.successor(Performance, former, "", "")
+	s, err := n.successorAuthority() // the set's secondaries know it already
 	if err != nil {
 		return err
 	}
-	in.PerfCA, in.PerfCAKey = next.CA, caKey
+	in.PerfCA, in.PerfCAKey = s.CA, s.Key
 	return nil
 }
 
@@ -98,7 +99,7 @@ func (n *Node) completePromoteDR(ctx context.Context, in *intent) error {
 	}
 	notes := map[string][]byte{
 		noteSet(DR): mustJSON(in.Set), noteCAKey(DR): []byte(in.CAKey), noteTokenKey(DR): in.Seed,
-		noteTLSKey(DR): nil, noteSeen(DR): nil, notePublicKey(DR): nil,
+		noteTLSKey(DR): nil, noteSeen(DR): nil, notePublicKey(DR): nil, noteSuccessor: nil,
 	}
 	perf, err := n.formerPerf()
 	if err != nil {
@@ -106,6 +107,14 @@ func (n *Node) completePromoteDR(ctx context.Context, in *intent) error {
 	}
 	if perf != nil && in.PerfCAKey != "" {
 		notes[noteCAKey(Performance)] = []byte(in.PerfCAKey)
+	}
+	var member *setConfig
+	if perf == nil {
+		var more map[string][]byte
+		if member, more, err = n.formerMember(); err != nil {
+			return err
+		}
+		maps.Copy(notes, more)
 	}
 	if !wrote {
 		writes, err := n.removals(DR)
@@ -133,6 +142,11 @@ func (n *Node) completePromoteDR(ctx context.Context, in *intent) error {
 	}
 	n.use(DR, in.Set)
 	n.holdFormer(DR, in.Set)
+	if member != nil {
+		n.use(Performance, member)
+		n.markRepairable()
+		n.log.Info("this cluster takes its former primary's place as a performance secondary; performance/secondary/update-primary gives it a primary", "cluster_id", member.Set)
+	}
 	if perf != nil {
 		n.use(Performance, perf)
 		n.holdFormer(Performance, perf)
@@ -207,7 +221,7 @@ func (n *Node) completeDisableDR(ctx context.Context, in *intent) error {
 			}
 			writes = append(writes, gone...)
 		}
-		writes = append(writes, remove(noteSet(Performance)), remove(noteTokenKey(Performance)), put(recordChange(DR), []byte(in.ID)))
+		writes = append(writes, remove(noteSet(Performance)), remove(noteTokenKey(Performance)), remove(recordMember), put(recordChange(DR), []byte(in.ID)))
 		if _, err := n.engine.BeginEpoch(ctx, 0, writes); err != nil {
 			return err
 		}

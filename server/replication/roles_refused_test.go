@@ -124,11 +124,11 @@ func TestAPromotionWaitsUntilItLosesNothing(t *testing.T) {
 	p.load(shared, storage.Replicated, "k", 2000, 500)
 	p.checkpoint()
 	s := p.enrol(Performance, "s")
-	px.cutAfter(200_000) // in the middle of its first sync
+	px.loseAfter(300_000) // in the middle of its first sync
 	s.run()
-	s.until("a part has been received", func() bool { return s.e.SyncState() != nil && s.n.link[Performance].get().SyncBytes > 50_000 })
-	px.block(true)
-	px.cut()
+	s.until("the primary is lost", func() bool {
+		return s.e.SyncState() != nil && s.n.Status(Performance)["connection_state"] == "transient_failure"
+	})
 	var later *NotReady
 	if _, err := s.n.PromoteSecondary(ctx, Performance, Promote{}); !errors.As(err, &later) || !strings.Contains(err.Error(), "force") {
 		t.Fatalf("in the middle of a sync: got %v, want not ready", err)
@@ -148,11 +148,11 @@ func TestAPromotionWaitsUntilItLosesNothing(t *testing.T) {
 
 	d := p.enrol(DR, "d") // the same with a copied log
 	px.block(false)
-	px.cutAfter(200_000)
+	px.loseAfter(300_000)
 	d.run()
-	d.until("a part has been received", func() bool { return d.e.SyncState() != nil && d.n.link[DR].get().SyncBytes > 50_000 })
-	px.block(true)
-	px.cut()
+	d.until("the primary is lost", func() bool {
+		return d.e.SyncState() != nil && d.n.Status(DR)["connection_state"] == "transient_failure"
+	})
 	if _, err := d.n.PromoteSecondary(ctx, DR, Promote{}); !errors.As(err, &later) {
 		t.Fatalf("DR, in the middle of a sync: got %v, want not ready", err)
 	}

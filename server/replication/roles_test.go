@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -163,5 +164,99 @@ func TestAPerformanceFailover(t *testing.T) {
 	seen, err := c.n.seen(Performance)
 	if err != nil || lastOrdinal(seen) != 3 {
 		t.Errorf("after failback c has seen ordinal %d, %v, want 3", lastOrdinal(seen), err)
+	}
+}
+
+// TestPerformanceSecondariesFollowTheSuccessor promotes the DR secondary of a performance primary that is gone: the performance secondary goes on there by
+// itself, with the certificate that it has, and copies nothing.
+func TestPerformanceSecondariesFollowTheSuccessor(t *testing.T) {
+	t.Parallel()
+	p := newCapablePrimary(t, DR, Performance)
+	p.load(shared, storage.Replicated, "base", 1000, 200)
+	p.checkpoint()
+	d := p.enrol(DR, "d").capable()
+	d.addr = d.bind // it tells where it will be
+	d.run()
+	p.caughtUp(DR, d)
+	s := p.successor(Performance, "s")
+	s.until("it knows who may succeed its primary", func() bool { return len(s.n.set(Performance).Failover) == 1 && s.n.set(Performance).Bundle != "" })
+	full, _ := s.cost(Performance)
+	set := p.n.set(Performance).Set
+	p.caughtUp(DR, d)
+
+	p.stop() // gone for good
+	d.promote(DR, false)
+	if st := d.n.Status(Performance); st["mode"] != "primary" || st["cluster_id"] != set || fmt.Sprint(st["known_secondaries"]) != "[s]" {
+		t.Errorf("the successor's performance part is %v", st)
+	}
+	d.write(shared, storage.Replicated, "of the successor ", 20)
+	d.caughtUp(Performance, s)
+	bytes, r := s.cost(Performance)
+	if bytes != full || r.Repair != 0 {
+		t.Errorf("going on at the successor cost %d bytes of diff and sync, resumes %+v, want none", bytes-full, r)
+	}
+	if got := s.n.Status(Performance)["primary_cluster_addr"]; got != "https://"+d.bind {
+		t.Errorf("primary_cluster_addr is %v, want the successor's", got)
+	}
+	if err := s.n.renewOnce(enginetest.Context(t), Performance, func(ctx context.Context, request []byte) ([]byte, error) {
+		rec, err := d.n.readSecondary(Performance, "s")
+		if err != nil {
+			return nil, err
+		}
+		return d.n.renew(ctx, peer{ID: "s", Kind: Performance, Set: set, JTI: rec.JTI}, request)
+	}); err != nil {
+		t.Errorf("a certificate of the successor: %v", err)
+	}
+	s.restart()
+	d.caughtUp(Performance, s)
+	if err := d.n.RevokeSecondary(enginetest.Context(t), Performance, "s"); err != nil {
+		t.Fatal(err)
+	}
+	s.until("revoked there, it stops", func() bool { return s.n.Revoked(Performance) })
+}
+
+// TestTheDRSecondaryOfAPerformanceSecondaryTakesItsPlace promotes it: it is a member of the set, follows by update-primary, and keeps what was local.
+func TestTheDRSecondaryOfAPerformanceSecondaryTakesItsPlace(t *testing.T) {
+	t.Parallel()
+	p := newCapablePrimary(t, Performance)
+	p.load(shared, storage.Replicated, "base", 1000, 200)
+	p.checkpoint()
+	s := p.successor(Performance, "s")
+	if _, err := s.n.EnablePrimary(enginetest.Context(t), DR, s.bind); err != nil {
+		t.Fatal(err)
+	}
+	s.write(local, storage.Local, "local to s ", 10)
+	s.until("it keeps what it is for its DR secondary", func() bool { _, err := s.e.Get(storage.SystemLocal, []byte(recordMember)); return err == nil })
+	d := s.successor(DR, "d")
+	s.stop()
+	p.write(shared, storage.Replicated, "meanwhile ", 20)
+	d.promote(DR, false)
+	if st := d.n.Status(Performance); st["mode"] != "secondary" || st["state"] != "idle" || st["cluster_id"] != p.n.set(Performance).Set {
+		t.Errorf("promoted: its performance part is %v, want a secondary without a primary", st)
+	}
+	d.repoint(Performance, p, "s2")
+	if bytes, r := d.cost(Performance); bytes != 0 || r.Continue == 0 {
+		t.Errorf("taking its place cost %d bytes of diff and sync, resumes %+v, want CONTINUE", bytes, r)
+	}
+	if _, err := d.e.Get(local, []byte("local to s 000009")); err != nil {
+		t.Errorf("what was local to s: %v", err)
+	}
+}
+
+// TestARevokedSecondaryComesBackWithItsData gives it a new token of the same primary: nothing is copied.
+func TestARevokedSecondaryComesBackWithItsData(t *testing.T) {
+	t.Parallel()
+	p := newCapablePrimary(t, Performance)
+	p.load(shared, storage.Replicated, "base", 500, 200)
+	s := p.successor(Performance, "s")
+	full, _ := s.cost(Performance)
+	if err := p.n.RevokeSecondary(enginetest.Context(t), Performance, "s"); err != nil {
+		t.Fatal(err)
+	}
+	s.until("it is revoked", func() bool { return s.n.Revoked(Performance) })
+	p.write(shared, storage.Replicated, "meanwhile ", 20)
+	s.repoint(Performance, p, "s")
+	if bytes, _ := s.cost(Performance); bytes > full {
+		t.Errorf("coming back cost %d bytes of diff and sync, want none", bytes-full)
 	}
 }

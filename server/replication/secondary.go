@@ -65,6 +65,7 @@ type life struct {
 	fails   int    // subscriptions in a row that ended without progress
 	force   bool   // roots differ although a sync has all its ranges: it is not continued, another begins
 
+	deciding  atomic.Bool // what differs is decided for the primary: not the first filling; any goroutine
 	progress  atomic.Bool // something became durable since the last subscription ended; any goroutine
 	keysFixed atomic.Uint64
 	rounds    atomic.Uint64

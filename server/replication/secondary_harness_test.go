@@ -38,6 +38,7 @@ type cluster struct {
 	mu     sync.Mutex // guards n towards the API's goroutines
 	n      *Node
 	bind   string
+	addr   string // what others are told to dial
 	handle func(ctx context.Context, f *Forwarded) *ForwardedAnswer
 	logs   *logs
 	stop   func()
@@ -102,7 +103,7 @@ func (c *cluster) run() {
 			c.reopenings <- reopening{role, secondary, drain}
 			return nil
 		},
-		ClusterBind: c.bind, Version: "0.1.0", HeartbeatInterval: 50 * time.Millisecond, ForwardWait: patience,
+		ClusterAddr: c.addr, ClusterBind: c.bind, Version: "0.1.0", HeartbeatInterval: 50 * time.Millisecond, ForwardWait: patience,
 		Handle: func(ctx context.Context, f *Forwarded) *ForwardedAnswer { return c.handle(ctx, f) },
 	})
 	if err != nil {
@@ -327,6 +328,7 @@ type proxy struct {
 	cutAt  int64         // cut everything when down reaches it; 0: never
 	frozen chan struct{} // not nil: nothing is forwarded until it is closed
 	refuse bool
+	last   bool // the next cut is for good: what follows is refused
 }
 
 func newProxy(t testing.TB, target string) *proxy {
@@ -401,6 +403,7 @@ func (p *proxy) allowed(n int) int {
 	left := p.cutAt - p.down.Load()
 	if left <= 0 {
 		p.cutAt = 0
+		p.refuse = p.refuse || p.last
 		return 0
 	}
 	return int(min(left, int64(n)))
@@ -431,6 +434,13 @@ func (p *proxy) cutAfter(n int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cutAt = p.down.Load() + n
+}
+
+// loseAfter is cutAfter with nothing let through afterwards.
+func (p *proxy) loseAfter(n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cutAt, p.last = p.down.Load()+n, true
 }
 
 // freeze stops forwarding and leaves the connections open: a peer that is gone without a word.

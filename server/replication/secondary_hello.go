@@ -29,6 +29,11 @@ func (l *life) hello(cause string, force bool) (*hello, error) {
 	}
 	switch l.kind {
 	case DR:
+		s, err := n.successorAuthority()
+		if err != nil {
+			return nil, err
+		}
+		h.Authority = s.CA
 		h.Lineage, h.Position, h.Chain = id.Lineage, e.Position(), e.Chain()
 	default:
 		h.Position = e.Cursor(engine.Performance)

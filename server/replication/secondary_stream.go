@@ -21,18 +21,17 @@ import (
 // subscription is one open stream: one goroutine receives, one acknowledges and watches for silence, one applies, and during a sync
 // one compares. All have ended when close returns.
 type subscription struct {
-	l       *life
-	s       *session
-	ctx     context.Context
-	cancel  context.CancelCauseFunc
-	wg      sync.WaitGroup
-	stream  grpc.BidiStreamingClient[pb.FromSecondary, pb.FromPrimary]
-	answer  *answer
-	in      *intake
-	filling bool                         // the answer was BOOTSTRAP
-	begun   bool                         // batches are being taken; of the goroutine of follow
-	acks    chan struct{}                // one slot: there is something to acknowledge
-	until   atomic.Pointer[wal.Position] // M, once all ranges of a sync are here
+	l      *life
+	s      *session
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+	stream grpc.BidiStreamingClient[pb.FromSecondary, pb.FromPrimary]
+	answer *answer
+	in     *intake
+	begun  bool                         // batches are being taken; of the goroutine of follow
+	acks   chan struct{}                // one slot: there is something to acknowledge
+	until  atomic.Pointer[wal.Position] // M, once all ranges of a sync are here
 
 	mu       sync.Mutex // guards what follows
 	heard    time.Time
@@ -107,7 +106,7 @@ func (sub *subscription) greet(h *hello) error {
 		}
 		return l.welcome(sub.answer)
 	case Repair, Bootstrap:
-		sub.filling = answerKind(sub.answer.Kind) == Bootstrap
+		l.deciding.Store(answerKind(sub.answer.Kind) == Repair)
 		return l.welcome(sub.answer)
 	}
 	return nil
@@ -207,6 +206,9 @@ func (sub *subscription) beat(h *heartbeat) error {
 		if err := l.n.knowPrimaries(l.kind, h.Addresses); err != nil {
 			return err
 		}
+	}
+	if err := l.n.knowSuccession(l.kind, h.Authorities, h.Failover); err != nil {
+		return err
 	}
 	at := l.place()
 	l.n.link[l.kind].update(func(s *linkState) {

@@ -22,7 +22,7 @@ func (n *Node) Status(k Kind) map[string]any {
 		"mode":                    string(n.Mode(k)),
 		"cluster_id":              set.Set,
 		"primary_cluster_addr":    clusterURL(set.ClusterAddr),
-		"ssct_generation_counter": uint64(0),
+		"ssct_generation_counter": max(lastOrdinal(n.engine.History()), 1) - 1, // a promotion makes indexes of before no longer comparable
 	}
 	n.maintenance(out)
 	if set.Mode == Primary {

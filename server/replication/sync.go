@@ -68,7 +68,7 @@ func (sub *subscription) ranges(state storage.SyncState) {
 	y := &syncer{sub: sub, l: l, e: l.e, until: state.Until}
 	err := y.run(sub.ctx, state)
 	l.log.Info("compared with the primary", "complete", err == nil, "diff_bytes", y.diffBytes(), "sync_bytes", y.syncBytes(), "keys_fixed", y.fixed, "read_at", y.until.Index)
-	if y.fixed > 0 && !sub.filling {
+	if y.fixed > 0 && l.deciding.Load() {
 		l.log.Warn("what differed was decided for the primary", "overwritten", y.fixed-y.gone, "removed", y.gone)
 	}
 	if sub.ctx.Err() != nil {

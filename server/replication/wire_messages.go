@@ -24,6 +24,7 @@ type hello struct {
 	Sync        *syncPlace
 	Repair      string
 	Window      limits
+	Authority   string // DR: CA that it will have in its primary's performance set; empty: none
 }
 
 // syncPlace is how far an interrupted sync has come.
@@ -37,6 +38,9 @@ func encodeHello(h *hello) *pb.Hello {
 		ClusterId: h.ClusterID, ClusterName: h.ClusterName, Software: h.Software, ApiAddr: h.APIAddr, ClusterAddr: h.ClusterAddr,
 		History: encodeHistory(h.History), Seen: encodeHistory(h.Seen), Repair: h.Repair,
 		Window: &pb.Window{Bytes: uint64(h.Window.Bytes), Entries: uint64(h.Window.Entries)},
+	}
+	if h.Authority != "" {
+		out.Authority = []byte(h.Authority)
 	}
 	if h.Chain != (wal.Hash{}) {
 		out.Chain = h.Chain[:]
@@ -66,6 +70,11 @@ func decodeHello(in *pb.Hello) (*hello, error) {
 	}
 	if h.Kind != DR && h.Kind != Performance {
 		return nil, malformed("a hello for a subscription of kind %.40q", in.GetKind())
+	}
+	if h.Authority = string(in.GetAuthority()); h.Authority != "" {
+		if err := checkAuthority(h.Authority); err != nil {
+			return nil, err
+		}
 	}
 	if _, err := decodeOptional(h.Chain[:], in.GetChain(), "chain hash"); err != nil {
 		return nil, err
@@ -172,6 +181,9 @@ type heartbeat struct {
 	Confirmed uint64
 	Addresses []string
 	APIAddr   string
+
+	Authorities []string // performance: the primary's CA and its possible successors'
+	Failover    []string // and their addresses
 }
 
 func encodeHeartbeat(h *heartbeat) *pb.Heartbeat {
@@ -181,6 +193,10 @@ func encodeHeartbeat(h *heartbeat) *pb.Heartbeat {
 	if h.Root != nil {
 		out.Root = h.Root[:]
 	}
+	for _, ca := range h.Authorities {
+		out.Authorities = append(out.Authorities, []byte(ca))
+	}
+	out.FailoverAddresses = h.Failover
 	return out
 }
 
@@ -197,6 +213,19 @@ func decodeHeartbeat(in *pb.Heartbeat) (*heartbeat, error) {
 		return nil, malformed("a heartbeat with %d addresses, more than %d", len(h.Addresses), maxAddresses)
 	}
 	if err := checkText("an address", append(h.Addresses[:len(h.Addresses):len(h.Addresses)], h.APIAddr)...); err != nil {
+		return nil, err
+	}
+	if len(in.GetAuthorities()) > maxSuccessors+1 || len(in.GetFailoverAddresses()) > maxAddresses {
+		return nil, malformed("a heartbeat with %d CAs and %d addresses of successors", len(in.GetAuthorities()), len(in.GetFailoverAddresses()))
+	}
+	for _, ca := range in.GetAuthorities() {
+		if err := checkAuthority(string(ca)); err != nil {
+			return nil, err
+		}
+		h.Authorities = append(h.Authorities, string(ca))
+	}
+	h.Failover = in.GetFailoverAddresses()
+	if err := checkText("an address", h.Failover...); err != nil {
 		return nil, err
 	}
 	h.Root, err = decodeRoot(in.GetRoot())
