@@ -50,6 +50,7 @@ type Listener struct {
 	TLSKeyFile     string // PEM
 	TLSMinVersion  uint16 // tls.VersionTLS12
 	MaxRequestSize int64  // bytes of a request's body; 32 MiB
+	OpenMetrics    bool   // sys/metrics is answered without a token
 }
 
 // Replication are the sizes and times of log, checkpoint and stream. Zero

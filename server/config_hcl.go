@@ -137,7 +137,7 @@ func (p *parser) listener(b *hcl.Block) {
 		return
 	}
 	l := &p.cfg.Listener
-	p.block("listener", b.Body, []setting{
+	blocks := p.block("listener", b.Body, []setting{
 		{"address", text(&l.Address)},
 		{"cluster_address", text(&l.ClusterAddress)},
 		{"tls_disable", boolean(&l.TLSDisable)},
@@ -145,7 +145,10 @@ func (p *parser) listener(b *hcl.Block) {
 		{"tls_key_file", text(&l.TLSKeyFile)},
 		{"tls_min_version", tlsVersion(&l.TLSMinVersion)},
 		{"max_request_size", size(&l.MaxRequestSize)},
-	}, nil)
+	}, []hcl.BlockHeaderSchema{{Type: "telemetry"}})
+	if t := p.single(blocks, "telemetry", ""); t != nil {
+		p.block("listener.telemetry", t.Body, []setting{{"unauthenticated_metrics_access", boolean(&l.OpenMetrics)}}, nil)
+	}
 	p.listenerTLS(b)
 }
 

@@ -6,7 +6,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// reloadLoop reads certificates and log level again whenever it is told to.
+// reloadLoop reads certificates and log level and opens the audit devices' files again whenever it is told to.
 func (n *node) reloadLoop(ctx context.Context) {
 	for {
 		select {
@@ -27,7 +27,10 @@ func (n *node) reload() {
 		n.log.Error("reload: nothing was changed", "error", err)
 		return
 	}
-	n.log.Info("reloaded certificates and log level")
+	if c := n.live.Load(); c != nil {
+		c.vault.ReopenAudit()
+	}
+	n.log.Info("reloaded certificates and log level, and opened the audit devices again")
 }
 
 func (n *node) reloadConfig() error {

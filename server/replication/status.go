@@ -25,6 +25,7 @@ func (n *Node) Status(k Kind) map[string]any {
 		"ssct_generation_counter": uint64(0),
 	}
 	n.maintenance(out)
+	n.expiry(k, out)
 	if set.Mode == Primary {
 		n.primaryStatus(k, out)
 	} else {

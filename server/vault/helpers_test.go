@@ -211,3 +211,12 @@ func (c *cluster) story(t *testing.T, steps []step) {
 		}
 	}
 }
+
+func readAll(t testing.TB, r io.Reader) string {
+	t.Helper()
+	text, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}

@@ -24,6 +24,7 @@ type sweeper struct{ tokens, answers, cubbyholes, counters string }
 // on, whether it was removed or not; Run only gives the space back. It also keeps lockouts. It does nothing while the store
 // takes no writes. The caller waits for it.
 func (c *Core) Run(ctx context.Context) error {
+	defer c.closeAudit()
 	t := time.NewTicker(sweepInterval)
 	defer t.Stop()
 	var s sweeper
