@@ -163,6 +163,7 @@ func (c *core) build() error {
 		OpenMetrics: n.cfg.Listener.OpenMetrics,
 		DataDir:     n.cfg.DataDir,
 		Listener:    n.listenerStats,
+		Sanitized:   n.cfg.sanitized,
 	}
 	if n.cfg.Dev != nil {
 		vaultConfig.DevRootToken = n.cfg.Dev.RootToken

@@ -35,9 +35,10 @@ type Config struct {
 	MaxBody      int64 // bytes; 32 MiB
 	// OpenMetrics serves sys/metrics without a token.
 	OpenMetrics bool
-	DataDir     string               // of the server: no audit device may write there
-	Stdout      io.Writer            // of audit devices; os.Stdout
-	Listener    func() ListenerStats // may be nil
+	DataDir     string                // of the server: no audit device may write there
+	Stdout      io.Writer             // of audit devices; os.Stdout
+	Listener    func() ListenerStats  // may be nil
+	Sanitized   func() map[string]any // the configuration without secrets; may be nil
 	Now         func() time.Time
 }
 

@@ -91,3 +91,9 @@ func Metrics() map[string]string {
 	}
 	return out
 }
+
+// NoteVersion is what Run does at its start, of a core of a version.
+func NoteVersion(c *Core, ctx context.Context, version string) error {
+	c.cfg.Version = version
+	return c.noteVersion(ctx)
+}

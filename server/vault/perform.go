@@ -151,6 +151,13 @@ func (c *Core) performMount(r *request) (*reply, error) {
 	if writes && !r.mount.Local && r.forwarded == nil && c.mode(performance) == replication.Secondary {
 		return c.forward(r)
 	}
+	rep, err := c.performKind(r)
+	c.warnOfSync(r, rep)
+	return rep, err
+}
+
+// performKind answers as the mount's type does.
+func (c *Core) performKind(r *request) (*reply, error) {
 	switch {
 	case r.mount == cubbyhole:
 		return c.cubbyholeCall(r)

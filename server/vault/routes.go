@@ -83,6 +83,11 @@ func routeTable() []route {
 		{"POST", "sys/audit-hash/*", 0, in((*Core).auditHash), nil},
 		{"GET", metricsPath, onDR | early, in((*Core).metrics), nil},
 		{"GET", "sys/in-flight-req", onDR, (*Core).inFlightRequests, nil},
+		{"GET", "sys/ha-status", onDR, (*Core).haStatus, nil},
+		{"GET", "sys/host-info", onDR, (*Core).hostInfo, nil},
+		{"GET", "sys/config/state/sanitized", onDR, (*Core).sanitized, nil},
+		{"LIST", "sys/version-history", 0, (*Core).versionHistory, nil},
+		{"GET", "sys/license/status", onDR, (*Core).licenseStatus, nil},
 
 		{"GET LIST", "sys/policies/acl", 0, (*Core).listPolicies, nil},
 		{"GET", "sys/policies/acl/*", 0, (*Core).readPolicy, nil},
