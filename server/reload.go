@@ -43,10 +43,16 @@ func (n *node) reloadConfig() error {
 	}
 	if n.cert != nil {
 		next := &certificate{certFile: fresh.Listener.TLSCertFile, keyFile: fresh.Listener.TLSKeyFile}
+		if n.cert.clientCAFile != "" { // whether clients show certificates changes with a restart only
+			next.clientCAFile = fresh.Listener.TLSClientCAFile
+		}
 		if err := next.load(); err != nil {
 			return err
 		}
 		n.cert.pair.Store(next.pair.Load())
+		if pool := next.clientCAs.Load(); pool != nil {
+			n.cert.clientCAs.Store(pool)
+		}
 	}
 	n.log.SetLevel(hclog.LevelFromString(fresh.LogLevel))
 	return nil

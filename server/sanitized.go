@@ -1,6 +1,9 @@
 package server
 
-import "time"
+import (
+	"crypto/tls"
+	"time"
+)
 
 // sanitized is the configuration in use as sys/config/state/sanitized shows it: in Vault's names, without paths of keys and without secrets.
 func (c *Config) sanitized() map[string]any {
@@ -21,6 +24,9 @@ func (c *Config) sanitized() map[string]any {
 func (l Listener) sanitized() map[string]any {
 	return map[string]any{
 		"address": l.Address, "cluster_address": l.ClusterAddress, "tls_disable": l.TLSDisable, "max_request_size": l.MaxRequestSize,
+		"tls_min_version": tls.VersionName(l.TLSMinVersion), "tls_cipher_suites": l.TLSCipherSuites, "tls_require_and_verify_client_cert": l.TLSRequireClientCert,
+		"http_read_header_timeout": l.ReadHeaderTimeout.String(), "http_read_timeout": l.ReadTimeout.String(), "http_write_timeout": l.WriteTimeout.String(),
+		"http_idle_timeout": l.IdleTimeout.String(), "max_connections": l.MaxConnections, "rate_limit": l.RateLimit, "rate_limit_per_address": l.RateLimitPerAddress,
 		"telemetry": map[string]any{"unauthenticated_metrics_access": l.OpenMetrics},
 	}
 }

@@ -111,10 +111,10 @@ func (n *node) bind() (err error) {
 func (n *node) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	srv := newHTTPServer(&n.gate, n.log.Named("http"))
+	srv := newHTTPServer(newLimiter(&n.gate, n.cfg.Listener, &n.limited), n.cfg.Listener, n.log.Named("http"))
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := serve(srv, countingListener{n.listener, &n.open}, n.cert, n.cfg.Listener.TLSMinVersion); err != nil {
+		if err := serve(srv, countingListener{n.listener, &n.open}, n.cert, n.cfg.Listener); err != nil {
 			cancel(err)
 		}
 	})
