@@ -299,6 +299,9 @@ func (r *request) auditAuth() *audit.Auth {
 	a := &audit.Auth{ClientToken: r.token, DisplayName: r.caller.displayName, Policies: r.caller.policies, TokenPolicies: r.caller.policies}
 	if t := r.caller.entry; t != nil {
 		a.Accessor, a.Metadata, a.TokenType, a.TokenTTL, a.NumUses = t.Accessor, t.Meta, "service", int64(t.TTL/time.Second), t.NumUses
+		if t.batch {
+			a.TokenType = "batch"
+		}
 	}
 	return a
 }
