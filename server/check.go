@@ -111,6 +111,11 @@ func (c *checker) certificate() {
 		return
 	}
 	c.certificateTimes(pair.Leaf)
+	if l.TLSClientCAFile != "" {
+		if _, err := loadPool(l.TLSClientCAFile); err != nil {
+			c.mistakes.add(c.at("listener.tls_client_ca_file"), "%v", err)
+		}
+	}
 	if u, err := url.Parse(c.cfg.APIAddr); err == nil && c.cfg.APIAddr != "" && c.good("api_addr") {
 		if err := pair.Leaf.VerifyHostname(u.Hostname()); err != nil {
 			c.mistakes.add(c.at("api_addr"), "api_addr: the certificate does not hold for it: %v", err)

@@ -43,13 +43,25 @@ type Config struct {
 
 // Listener says where the API listens, and with which certificate.
 type Listener struct {
-	Address        string // host:port; "127.0.0.1:8200"
-	ClusterAddress string // host:port of the cluster port; the API's host, and its port + 1
-	TLSDisable     bool
-	TLSCertFile    string // PEM, the chain after it
-	TLSKeyFile     string // PEM
-	TLSMinVersion  uint16 // tls.VersionTLS12
-	MaxRequestSize int64  // bytes of a request's body; 32 MiB
+	Address               string // host:port; "127.0.0.1:8200"
+	ClusterAddress        string // host:port of the cluster port; the API's host, and its port + 1
+	TLSDisable            bool
+	TLSCertFile           string // PEM, the chain after it
+	TLSKeyFile            string // PEM
+	TLSMinVersion         uint16 // tls.VersionTLS12
+	TLSCipherSuites       string // of TLS 1.2, by name, comma between; the library's choice
+	TLSClientCAFile       string // PEM: whose certificates of clients are good; empty: clients show none
+	TLSRequireClientCert  bool
+	TLSDisableClientCerts bool
+	MaxRequestSize        int64         // bytes of a request's body; 32 MiB
+	ReadHeaderTimeout     time.Duration // 10 s
+	ReadTimeout           time.Duration // for each piece of a body; 30 s
+	WriteTimeout          time.Duration // for each 64 KiB of an answer; 30 s
+	IdleTimeout           time.Duration // of a connection between requests; 2 min
+	MaxConnections        int           // 8192
+	RateLimit             float64       // requests a second of all clients; 0: no limit
+	RateLimitPerAddress   float64       // of each client address; 0: no limit
+	OpenMetrics           bool          // sys/metrics is answered without a token
 }
 
 // Replication are the sizes and times of log, checkpoint and stream. Zero
@@ -90,7 +102,10 @@ const (
 // defaults returns a configuration in which everything that has a default is set.
 func defaults() *Config {
 	return &Config{
-		Listener:        Listener{Address: defaultAddress, MaxRequestSize: defaultMaxRequestSize},
+		Listener: Listener{
+			Address: defaultAddress, MaxRequestSize: defaultMaxRequestSize, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: bodyReadTimeout,
+			WriteTimeout: answerTimeout, IdleTimeout: idleTimeout, MaxConnections: maxConnections,
+		},
 		ClusterName:     defaultClusterName,
 		LogLevel:        defaultLogLevel,
 		LogFormat:       defaultLogFormat,

@@ -137,15 +137,29 @@ func (p *parser) listener(b *hcl.Block) {
 		return
 	}
 	l := &p.cfg.Listener
-	p.block("listener", b.Body, []setting{
+	blocks := p.block("listener", b.Body, []setting{
 		{"address", text(&l.Address)},
 		{"cluster_address", text(&l.ClusterAddress)},
 		{"tls_disable", boolean(&l.TLSDisable)},
 		{"tls_cert_file", text(&l.TLSCertFile)},
 		{"tls_key_file", text(&l.TLSKeyFile)},
 		{"tls_min_version", tlsVersion(&l.TLSMinVersion)},
+		{"tls_cipher_suites", text(&l.TLSCipherSuites)},
+		{"tls_client_ca_file", text(&l.TLSClientCAFile)},
+		{"tls_require_and_verify_client_cert", boolean(&l.TLSRequireClientCert)},
+		{"tls_disable_client_certs", boolean(&l.TLSDisableClientCerts)},
 		{"max_request_size", size(&l.MaxRequestSize)},
-	}, nil)
+		{"http_read_header_timeout", duration(&l.ReadHeaderTimeout)},
+		{"http_read_timeout", duration(&l.ReadTimeout)},
+		{"http_write_timeout", duration(&l.WriteTimeout)},
+		{"http_idle_timeout", duration(&l.IdleTimeout)},
+		{"max_connections", count(&l.MaxConnections)},
+		{"rate_limit", perSecond(&l.RateLimit)},
+		{"rate_limit_per_address", perSecond(&l.RateLimitPerAddress)},
+	}, []hcl.BlockHeaderSchema{{Type: "telemetry"}})
+	if t := p.single(blocks, "telemetry", ""); t != nil {
+		p.block("listener.telemetry", t.Body, []setting{{"unauthenticated_metrics_access", boolean(&l.OpenMetrics)}}, nil)
+	}
 	p.listenerTLS(b)
 }
 

@@ -54,7 +54,8 @@ replication {
 	want := &server.Config{
 		File: "full.hcl", DataDir: "/data",
 		Listener: server.Listener{Address: "0.0.0.0:8200", ClusterAddress: "0.0.0.0:8301", TLSCertFile: "/etc/cert.pem",
-			TLSKeyFile: "/etc/key.pem", TLSMinVersion: tls.VersionTLS13, MaxRequestSize: 1 << 20},
+			TLSKeyFile: "/etc/key.pem", TLSMinVersion: tls.VersionTLS13, MaxRequestSize: 1 << 20,
+			ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxConnections: 8192},
 		APIAddr: "https://node.example:8200", ClusterAddr: "https://node.example:8301", ClusterName: "eu",
 		LogLevel: "debug", LogFormat: "json", ShutdownTimeout: 45 * time.Second, MinFree: 1 << 30, TrashKeep: time.Hour,
 		Replication: server.Replication{RetainBytes: 8 << 10, RetainAge: 100 * time.Millisecond, CheckpointBytes: 64 << 10,

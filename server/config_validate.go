@@ -57,6 +57,21 @@ func (p *parser) listenerTLS(b *hcl.Block) {
 	if l.TLSMinVersion == 0 {
 		l.TLSMinVersion = tls.VersionTLS12
 	}
+	if setting, err := l.checkClientCerts(); err != nil {
+		at := b.DefRange
+		if p.has("listener." + setting) {
+			at = p.at("listener." + setting)
+		}
+		p.mistakes.add(at, "%v", err)
+	}
+	if l.TLSCipherSuites == "" {
+		return
+	}
+	if _, err := cipherSuites(l.TLSCipherSuites); err != nil {
+		p.mistakes.add(p.at("listener.tls_cipher_suites"), "tls_cipher_suites: %v", err)
+	} else if l.TLSMinVersion == tls.VersionTLS13 {
+		p.mistakes.add(p.at("listener.tls_cipher_suites"), "tls_cipher_suites: TLS 1.3 takes no choice, and tls_min_version allows nothing older: remove one of the two")
+	}
 }
 
 func (p *parser) limits() {
@@ -65,6 +80,12 @@ func (p *parser) limits() {
 	atLeast(p, "listener.max_request_size", c.Listener.MaxRequestSize, 1<<10)
 	if p.taken["listener.max_request_size"] && c.Listener.MaxRequestSize > defaultMaxRequestSize {
 		p.mistakes.add(p.at("listener.max_request_size"), "max_request_size: at most 32MiB")
+	}
+	for name, got := range map[string]time.Duration{
+		"http_read_header_timeout": c.Listener.ReadHeaderTimeout, "http_read_timeout": c.Listener.ReadTimeout,
+		"http_write_timeout": c.Listener.WriteTimeout, "http_idle_timeout": c.Listener.IdleTimeout,
+	} {
+		atLeast(p, "listener."+name, got, 100*time.Millisecond)
 	}
 	r := &c.Replication
 	atLeast(p, "replication.checkpoint_bytes", r.CheckpointBytes, 4<<10)

@@ -139,6 +139,23 @@ func count(to *int) func(cty.Value) error {
 	}
 }
 
+// perSecond takes a rate: 0.5 is one every two seconds.
+func perSecond(to *float64) func(cty.Value) error {
+	return func(v cty.Value) error {
+		bad := errors.New("want requests a second, from 0.01 to 1000000")
+		text, ok := asString(v)
+		if usable(v) && v.Type() == cty.Number {
+			text, ok = v.AsBigFloat().Text('g', 12), true
+		}
+		n, err := strconv.ParseFloat(text, 64)
+		if !ok || err != nil || !(n >= 0.01 && n <= 1e6) {
+			return bad
+		}
+		*to = n
+		return nil
+	}
+}
+
 func tlsVersion(to *uint16) func(cty.Value) error {
 	return func(v cty.Value) error {
 		switch s, _ := asString(v); s {

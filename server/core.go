@@ -160,6 +160,10 @@ func (c *core) build() error {
 		APIAddr:     n.addresses.API,
 		ClusterAddr: n.addresses.Cluster,
 		MaxBody:     n.cfg.Listener.MaxRequestSize,
+		OpenMetrics: n.cfg.Listener.OpenMetrics,
+		DataDir:     n.cfg.DataDir,
+		Listener:    n.listenerStats,
+		Sanitized:   n.cfg.sanitized,
 	}
 	if n.cfg.Dev != nil {
 		vaultConfig.DevRootToken = n.cfg.Dev.RootToken
@@ -235,6 +239,8 @@ func (c *core) run(ctx context.Context) (again bool, err error) {
 		cert.byName.Store(&byName)
 		defer cert.byName.Store(nil)
 	}
+	c.node.live.Store(c)
+	defer c.node.live.Store(nil)
 	c.node.gate.open(c.vault)
 	c.node.announce()
 

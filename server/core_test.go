@@ -108,13 +108,13 @@ func TestASwitchServesAnotherGenerationBehindTheSameListener(t *testing.T) {
 // demandBootstrapping demands what a cluster between two generations answers.
 func demandBootstrapping(t *testing.T, url string) {
 	t.Helper()
-	if code, text := get(t, url+"/v1/sys/health"); code != 472 || decoded(t, text)["replication_dr_mode"] != "bootstrapping" {
+	if code, text := get(t, url+"/v1/sys/health"); code != 503 || decoded(t, text)["replication_dr_mode"] != "bootstrapping" {
 		t.Errorf("health: got %d %s", code, text)
 	}
-	if code, _ := get(t, url+"/v1/sys/health?drsecondarycode=299"); code != 299 {
+	if code, _ := get(t, url+"/v1/sys/health?sealedcode=299"); code != 299 {
 		t.Errorf("health with a code of its own: got %d", code)
 	}
-	if code, _ := get(t, url+"/v1/sys/health?drsecondarycode=x"); code != 400 {
+	if code, _ := get(t, url+"/v1/sys/health?sealedcode=x"); code != 400 {
 		t.Errorf("health with a wrong code: got %d", code)
 	}
 	if code, text := get(t, url+"/v1/sys/replication/dr/status"); code != 200 || !strings.Contains(text, `"mode":"bootstrapping"`) {

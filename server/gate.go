@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lockstepdb/lockstep/internal/buildinfo"
 	"github.com/lockstepdb/lockstep/server/engine"
 )
 
@@ -142,11 +143,8 @@ func (why waiting) mode(of engine.Role) string {
 }
 
 func (why waiting) health(w http.ResponseWriter, r *http.Request) {
-	status, override := 472, "drsecondarycode"
-	if *why.becoming == engine.Writer {
-		status, override = http.StatusTooManyRequests, "standbycode"
-	}
-	if text := r.URL.Query().Get(override); text != "" {
+	status := http.StatusServiceUnavailable // it serves nobody yet
+	if text := r.URL.Query().Get("sealedcode"); text != "" {
 		asked, err := strconv.Atoi(text)
 		if err != nil || asked < 200 || asked > 599 {
 			answerJSON(w, http.StatusBadRequest, map[string]any{"errors": []string{}})
@@ -157,11 +155,13 @@ func (why waiting) health(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, status, map[string]any{
 		"initialized":                  true,
 		"sealed":                       false,
-		"standby":                      true,
+		"standby":                      false,
 		"performance_standby":          false,
 		"replication_dr_mode":          why.mode(engine.Verbatim),
 		"replication_performance_mode": why.mode(engine.Writer),
 		"server_time_utc":              time.Now().Unix(),
+		"version":                      buildinfo.Read().Version,
+		"enterprise":                   false,
 	})
 }
 

@@ -16,10 +16,11 @@ import (
 	"golang.org/x/net/netutil"
 )
 
-// Limits on what a client may hold.
+// Limits on what a client may hold, unless the listener says otherwise.
 const (
 	readHeaderTimeout = 10 * time.Second
 	bodyReadTimeout   = 30 * time.Second // for each piece of a body
+	answerTimeout     = 30 * time.Second // for each piece of an answer
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 64 << 10
 	maxConnections    = 8192
@@ -28,7 +29,9 @@ const (
 // certificate is the listener's key pair; it can be exchanged while it serves.
 type certificate struct {
 	certFile, keyFile string
+	clientCAFile      string // empty: clients are not asked for certificates
 	pair              atomic.Pointer[tls.Certificate]
+	clientCAs         atomic.Pointer[x509.CertPool]
 	// byName is set while a core lives: a secondary about to enrol asks by the name of the set, and gets a certificate that the
 	// fingerprint in its token vouches for.
 	byName atomic.Pointer[certificateByName]
@@ -37,11 +40,18 @@ type certificate struct {
 // certificateByName answers a client by the server name it asks for; nil, nil: the listener's own pair is meant.
 type certificateByName func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
-// load reads the files anew; on an error the pair stays what it was.
+// load reads the files anew; on an error all stays what it was.
 func (c *certificate) load() error {
 	pair, err := loadKeyPair(c.certFile, c.keyFile)
 	if err != nil {
 		return err
+	}
+	if c.clientCAFile != "" {
+		pool, err := loadPool(c.clientCAFile)
+		if err != nil {
+			return err
+		}
+		c.clientCAs.Store(pool)
 	}
 	c.pair.Store(pair)
 	return nil
@@ -60,28 +70,10 @@ func loadKeyPair(certFile, keyFile string) (*tls.Certificate, error) {
 	return &pair, nil
 }
 
-func (c *certificate) tlsConfig(minVersion uint16) *tls.Config {
-	if minVersion == 0 {
-		minVersion = tls.VersionTLS12
-	}
-	return &tls.Config{
-		MinVersion: minVersion,
-		NextProtos: []string{"h2", "http/1.1"},
-		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			if byName := c.byName.Load(); byName != nil {
-				if cert, err := (*byName)(hello); cert != nil || err != nil {
-					return cert, err
-				}
-			}
-			return c.pair.Load(), nil
-		},
-	}
-}
-
 // listen binds the API's address. cert is nil without TLS.
 func listen(l Listener) (ln net.Listener, cert *certificate, err error) {
 	if !l.TLSDisable {
-		cert = &certificate{certFile: l.TLSCertFile, keyFile: l.TLSKeyFile}
+		cert = &certificate{certFile: l.TLSCertFile, keyFile: l.TLSKeyFile, clientCAFile: l.TLSClientCAFile}
 		if err := cert.load(); err != nil {
 			return nil, nil, err
 		}
@@ -95,24 +87,22 @@ func listen(l Listener) (ln net.Listener, cert *certificate, err error) {
 
 // newHTTPServer returns the API's server: limits on everything that a client
 // could hold, its own complaints in our log.
-func newHTTPServer(h http.Handler, log hclog.Logger) *http.Server {
+func newHTTPServer(h http.Handler, l Listener, log hclog.Logger) *http.Server {
 	return &http.Server{
-		Handler:           patience{h},
-		ReadHeaderTimeout: readHeaderTimeout,
-		IdleTimeout:       idleTimeout,
+		Handler:           patience{h, l.ReadTimeout, l.WriteTimeout},
+		ReadHeaderTimeout: l.ReadHeaderTimeout,
+		IdleTimeout:       l.IdleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 	}
 }
 
 // serve answers requests until the server is shut down.
-func serve(srv *http.Server, ln net.Listener, cert *certificate, minVersion uint16) error {
-	ln = netutil.LimitListener(ln, maxConnections)
-	var err error
+func serve(srv *http.Server, ln net.Listener, cert *certificate, l Listener) (err error) {
+	ln = netutil.LimitListener(ln, l.MaxConnections)
 	if cert == nil {
 		err = srv.Serve(ln)
-	} else {
-		srv.TLSConfig = cert.tlsConfig(minVersion)
+	} else if srv.TLSConfig, err = cert.tlsConfig(l); err == nil {
 		err = srv.ServeTLS(ln, "", "")
 	}
 	if errors.Is(err, http.ErrServerClosed) {
@@ -121,20 +111,56 @@ func serve(srv *http.Server, ln net.Listener, cert *certificate, minVersion uint
 	return fmt.Errorf("serve the API: %w", err)
 }
 
-// patience gives each piece of a request's body a time of its own. A limit on
+// patience gives each piece of a request's body, and of its answer, a time of its own. A limit on
 // the whole request would also end long calls such as merkle-check.
-type patience struct{ next http.Handler }
+type patience struct {
+	next        http.Handler
+	read, write time.Duration
+}
 
 func (p patience) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	control := http.NewResponseController(w)
 	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = &patientBody{ReadCloser: r.Body, control: http.NewResponseController(w)}
+		r.Body = &patientBody{ReadCloser: r.Body, control: control, timeout: p.read}
 	}
-	p.next.ServeHTTP(w, r)
+	p.next.ServeHTTP(&patientWriter{ResponseWriter: w, control: control, timeout: p.write}, r)
 }
+
+// pieceBytes is how much of an answer has a time of its own.
+const pieceBytes = 64 << 10
+
+type patientWriter struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	timeout time.Duration
+}
+
+func (w *patientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *patientWriter) WriteHeader(status int) {
+	w.extend()
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *patientWriter) Write(p []byte) (done int, err error) {
+	for {
+		piece := p[done:min(len(p), done+pieceBytes)]
+		w.extend()
+		n, err := w.ResponseWriter.Write(piece)
+		done += n
+		if err != nil || done >= len(p) {
+			return done, err
+		}
+	}
+}
+
+// extend begins the time of the next piece; a connection of a test has no deadlines.
+func (w *patientWriter) extend() { _ = w.control.SetWriteDeadline(time.Now().Add(w.timeout)) }
 
 type patientBody struct {
 	io.ReadCloser
 	control *http.ResponseController
+	timeout time.Duration
 	ctx     context.Context // of the core that reads it; nil until one does
 }
 
@@ -143,7 +169,7 @@ func (b *patientBody) end() { _ = b.control.SetReadDeadline(time.Now()) }
 
 func (b *patientBody) Read(p []byte) (int, error) {
 	// A connection without deadlines is one of a test's; it has no slow client.
-	_ = b.control.SetReadDeadline(time.Now().Add(bodyReadTimeout))
+	_ = b.control.SetReadDeadline(time.Now().Add(b.timeout))
 	if b.ctx != nil && b.ctx.Err() != nil { // looked at after the deadline was set, so that end is never undone unseen
 		return 0, context.Cause(b.ctx)
 	}

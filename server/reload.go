@@ -6,7 +6,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// reloadLoop reads certificates and log level again whenever it is told to.
+// reloadLoop reads certificates and log level and opens the audit devices' files again whenever it is told to.
 func (n *node) reloadLoop(ctx context.Context) {
 	for {
 		select {
@@ -27,7 +27,10 @@ func (n *node) reload() {
 		n.log.Error("reload: nothing was changed", "error", err)
 		return
 	}
-	n.log.Info("reloaded certificates and log level")
+	if c := n.live.Load(); c != nil {
+		c.vault.ReopenAudit()
+	}
+	n.log.Info("reloaded certificates and log level, and opened the audit devices again")
 }
 
 func (n *node) reloadConfig() error {
@@ -40,10 +43,16 @@ func (n *node) reloadConfig() error {
 	}
 	if n.cert != nil {
 		next := &certificate{certFile: fresh.Listener.TLSCertFile, keyFile: fresh.Listener.TLSKeyFile}
+		if n.cert.clientCAFile != "" { // whether clients show certificates changes with a restart only
+			next.clientCAFile = fresh.Listener.TLSClientCAFile
+		}
 		if err := next.load(); err != nil {
 			return err
 		}
 		n.cert.pair.Store(next.pair.Load())
+		if pool := next.clientCAs.Load(); pool != nil {
+			n.cert.clientCAs.Store(pool)
+		}
 	}
 	n.log.SetLevel(hclog.LevelFromString(fresh.LogLevel))
 	return nil

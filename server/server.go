@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -26,11 +27,15 @@ type node struct {
 	log  hclog.Logger
 	dir  *DataDir
 	gate gate
+	live atomic.Pointer[core] // while one serves
 
 	listener    net.Listener
 	cert        *certificate // nil without TLS
 	addresses   Addresses
 	clusterBind string
+
+	open    atomic.Int64  // connections of the API's listener
+	limited atomic.Uint64 // requests refused by a rate limit
 
 	trashed   chan struct{} // wakes the sweeper; one slot
 	announced sync.Once
@@ -106,10 +111,10 @@ func (n *node) bind() (err error) {
 func (n *node) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	srv := newHTTPServer(&n.gate, n.log.Named("http"))
+	srv := newHTTPServer(newLimiter(&n.gate, n.cfg.Listener, &n.limited), n.cfg.Listener, n.log.Named("http"))
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := serve(srv, n.listener, n.cert, n.cfg.Listener.TLSMinVersion); err != nil {
+		if err := serve(srv, countingListener{n.listener, &n.open}, n.cert, n.cfg.Listener); err != nil {
 			cancel(err)
 		}
 	})

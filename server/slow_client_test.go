@@ -18,7 +18,7 @@ func TestASlowBodyDoesNotHoldUpTheEndOfARole(t *testing.T) {
 		_, err := io.Copy(io.Discard, r.Body)
 		ended <- err
 	}))
-	srv := httptest.NewServer(patience{&g})
+	srv := httptest.NewServer(patience{&g, bodyReadTimeout, answerTimeout})
 	defer srv.Close()
 	c, err := net.Dial("tcp", srv.Listener.Addr().String())
 	if err != nil {

@@ -106,6 +106,17 @@ func (l *Log) Bytes(from uint64) int64 {
 	return n
 }
 
+// Held returns how many of the newest entries are kept in memory for readers,
+// the memory that they take, and its limit.
+func (l *Log) Held() (entries uint64, bytes, limit int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.ring.frames {
+		entries += uint64(f.Count)
+	}
+	return entries, l.ring.bytes, l.ring.limit
+}
+
 // Note returns a value kept beside the segment list; nil when there is none.
 // It must not be changed.
 func (l *Log) Note(key string) []byte { return l.meta.note(key) }

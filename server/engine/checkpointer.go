@@ -81,7 +81,11 @@ func (e *Engine) flush(ctx context.Context) error {
 // flushLocked writes the tables into the state file.
 func (e *Engine) flushLocked(ctx context.Context) error {
 	e.stats.cursorMoved.Store(false)
+	began := time.Now()
+	waiting, _ := e.state.TableBytes()
+	e.meters.Waiting.Store(waiting)
 	err := e.state.Checkpoint(ctx)
+	e.meters.Checkpoint.Since(began)
 	e.stats.checkpoint(e.cfg.Now())
 	if err == nil {
 		return nil

@@ -63,9 +63,12 @@ func (c *committer) commit(g *group) error {
 		}
 		frames = []*wal.Frame{f}
 	}
+	began := time.Now()
 	if err := c.append(frames); err != nil {
 		return err
 	}
+	c.e.meters.Persist.Since(began)
+	c.e.meters.Group.Observe(uint64(len(g.entries)))
 	c.publish(g)
 	for _, j := range g.jobs {
 		j.answer(wal.Position{Fork: c.last.Fork, Index: j.index}, nil)

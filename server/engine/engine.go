@@ -171,6 +171,7 @@ type Engine struct {
 	damaged damages
 	badLog  atomic.Bool // a check found the log of a Repairable store damaged
 	stats   counters
+	meters  Meters
 
 	closeOnce sync.Once
 	closeErr  error

@@ -202,8 +202,11 @@ type Stats struct {
 	LastCheckpoint                time.Time
 	WaitingBytes                  int64         // active table
 	Throttled                     time.Duration // total time commits waited for a checkpoint
-	LogFirst                      uint64
+	LogFirst, LogLast             uint64
 	LogBytes                      int64
+	Checkpointed                  uint64 // index up to which the state file holds everything
+	RingEntries                   uint64 // newest entries kept in memory for streams
+	RingBytes, RingLimit          int64
 	StateBytes, DiskFree          int64
 }
 
@@ -286,6 +289,9 @@ func (e *Engine) Stats() Stats {
 	e.stats.mu.Unlock()
 	s.WaitingBytes, _ = e.state.TableBytes()
 	s.LogBytes = e.wal.Bytes(s.LogFirst)
+	s.LogLast = e.Position().Index
+	s.Checkpointed = e.state.Mark().Applied.Index
+	s.RingEntries, s.RingBytes, s.RingLimit = e.wal.Held()
 	s.StateBytes = fileSize(e.path(stateFile))
 	s.DiskFree, _ = e.disk.look() // 0: unknown
 	return s

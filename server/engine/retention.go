@@ -46,9 +46,10 @@ func (h *holds) lowest() (from uint64, ok bool) {
 // retireLocked lets go of log that neither the checkpoint nor a hold within the limits needs, and of the records of keyspaces whose drop
 // the log no longer holds. The caller holds fileMu.
 func (e *Engine) retireLocked(ctx context.Context) error {
+	defer e.meters.Retire.Since(time.Now())
 	needed := e.state.Mark().Applied.Index + 1
 	keep := e.keepFrom(needed)
-	before := e.wal.First()
+	before, began := e.wal.First(), time.Now()
 	if _, err := e.wal.Truncate(keep); err != nil {
 		if isCommit(err) {
 			return fmt.Errorf("dropping log below %d: %w", keep, err)
@@ -57,6 +58,8 @@ func (e *Engine) retireLocked(ctx context.Context) error {
 	}
 	first := e.wal.First()
 	if first > before {
+		e.meters.DropLog.Since(began)
+		e.meters.Dropped.Store(first - before)
 		if err := e.bases.drop(e.wal, first-1); err != nil {
 			return fmt.Errorf("dropping notes of totals below %d: %w", first-1, err)
 		}

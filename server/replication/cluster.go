@@ -34,7 +34,7 @@ func sha256Sum(b []byte) [32]byte { return sha256.Sum256(b) }
 
 // newServer makes the gRPC server of the cluster port.
 func (n *Node) newServer() *grpc.Server {
-	s := grpc.NewServer(
+	s := grpc.NewServer(append(n.meters.serverOptions(),
 		grpc.Creds(credentials.NewTLS(n.serverTLS())),
 		grpc.ConnectionTimeout(handshakeTime),
 		grpc.InitialWindowSize(windowSize),
@@ -44,7 +44,7 @@ func (n *Node) newServer() *grpc.Server {
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-	)
+	)...)
 	n.registerServices(s)
 	return s
 }
@@ -111,7 +111,7 @@ func (n *Node) dialOne(ctx context.Context, k Kind, purpose, addr string) (*grpc
 		return nil, err
 	}
 	last := &lastError{}
-	conn, err := grpc.NewClient("passthrough:///"+hp,
+	conn, err := grpc.NewClient("passthrough:///"+hp, append(n.meters.dialOptions(),
 		grpc.WithTransportCredentials(&reportingCreds{TransportCredentials: credentials.NewTLS(cfg), last: last}),
 		grpc.WithAuthority(cfg.ServerName),
 		grpc.WithContextDialer(func(ctx context.Context, target string) (net.Conn, error) {
@@ -127,7 +127,7 @@ func (n *Node) dialOne(ctx context.Context, k Kind, purpose, addr string) (*grpc
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second}, MinConnectTimeout: dialTime}),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
-	)
+	)...)
 	if err != nil {
 		return nil, err
 	}

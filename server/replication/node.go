@@ -101,10 +101,11 @@ type Node struct {
 	engine  *engine.Engine
 	log     hclog.Logger
 	now     func() time.Time
-	peers   *peerTable      // what a primary knows of its secondaries while it runs
-	streams *streamTable    // live streams and calls by secondary: revocation cancels them
-	link    map[Kind]*link  // one for each kind, always: what a secondary knows of its primary
-	certs   *certificates   // the TLS keys in use
+	peers   *peerTable     // what a primary knows of its secondaries while it runs
+	streams *streamTable   // live streams and calls by secondary: revocation cancels them
+	link    map[Kind]*link // one for each kind, always: what a secondary knows of its primary
+	certs   *certificates  // the TLS keys in use
+	meters  *Meters
 	clients *clientListener // of the cluster port; nil until Run (guarded by mu)
 	forward forwarder       // connection of forwarded requests
 	feeding sync.WaitGroup  // goroutines of streams that this cluster feeds
@@ -135,6 +136,7 @@ func New(cfg Config) (*Node, error) {
 		link:    map[Kind]*link{DR: newLink(), Performance: newLink()},
 		sets:    map[Kind]*setConfig{},
 		lives:   newLives(),
+		meters:  NewMeters(),
 	}
 	n.certs = &certificates{node: n}
 	for _, k := range kinds {

@@ -25,6 +25,7 @@ func (n *Node) Status(k Kind) map[string]any {
 		"ssct_generation_counter": max(lastOrdinal(n.engine.History()), 1) - 1, // a promotion makes indexes of before no longer comparable
 	}
 	n.maintenance(out)
+	n.expiry(k, out)
 	if set.Mode == Primary {
 		n.primaryStatus(k, out)
 	} else {

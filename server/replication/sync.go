@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/storage"
@@ -66,7 +67,9 @@ func (sub *subscription) resume() {
 func (sub *subscription) ranges(state storage.SyncState) {
 	l := sub.l
 	y := &syncer{sub: sub, l: l, e: l.e, until: state.Until}
+	began := time.Now()
 	err := y.run(sub.ctx, state)
+	l.n.meters.Diff.Since(began)
 	l.log.Info("compared with the primary", "complete", err == nil, "diff_bytes", y.diffBytes(), "sync_bytes", y.syncBytes(), "keys_fixed", y.fixed, "read_at", y.until.Index)
 	if y.fixed > 0 && l.deciding.Load() {
 		l.log.Warn("what differed was decided for the primary", "overwritten", y.fixed-y.gone, "removed", y.gone)

@@ -88,7 +88,11 @@ func (c *certificates) server(k Kind) (*tls.Certificate, error) {
 		return nil, err
 	}
 	// The CA's certificate goes along: a secondary that knows only its hash, from the token, can check it.
-	cert := &tls.Certificate{Certificate: [][]byte{der, ca.cert.Raw}, PrivateKey: key}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("reading the certificate just made: %w", err)
+	}
+	cert := &tls.Certificate{Certificate: [][]byte{der, ca.cert.Raw}, PrivateKey: key, Leaf: leaf}
 	if c.made == nil {
 		c.made = map[Kind]*serverCertificate{}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -32,7 +33,13 @@ type Config struct {
 	// DevRootToken, in dev mode, is valid as a root token whatever the store says, also on a cluster that became a secondary.
 	DevRootToken string
 	MaxBody      int64 // bytes; 32 MiB
-	Now          func() time.Time
+	// OpenMetrics serves sys/metrics without a token.
+	OpenMetrics bool
+	DataDir     string                // of the server: no audit device may write there
+	Stdout      io.Writer             // of audit devices; os.Stdout
+	Listener    func() ListenerStats  // may be nil
+	Sanitized   func() map[string]any // the configuration without secrets; may be nil
+	Now         func() time.Time
 }
 
 const defaultMaxBody = 32 << 20
@@ -54,6 +61,11 @@ type Core struct {
 	// familyMu is held for writing while a token's children become orphans, for reading while a child is made: a child
 	// made in between would die with a parent that it no longer has.
 	familyMu sync.RWMutex
+
+	began   time.Time
+	meters  meters
+	running running
+	audit   auditor
 
 	guests guests // who logs in
 
@@ -86,6 +98,7 @@ type node interface {
 	Reindex(ctx context.Context, o replication.ReindexOptions) (string, error)
 	MerkleCheck(ctx context.Context) (*replication.CorruptionReport, error)
 	Forward(ctx context.Context, f *replication.Forwarded) (*replication.ForwardedAnswer, bool, error)
+	Meters() *replication.Meters
 }
 
 type nodeRef struct{ node }
@@ -110,6 +123,10 @@ func New(cfg Config) (*Core, error) {
 	c.log = c.log.Named("vault")
 	if c.now == nil {
 		c.now = time.Now
+	}
+	c.began = c.now()
+	if cfg.OpenMetrics {
+		openMetrics(c.routes)
 	}
 	return c, nil
 }
@@ -155,12 +172,21 @@ func (c *Core) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 		return
 	}
 	r.openBody = func(limit int64) ([]byte, error) { return readBody(w, h, min(limit, c.cfg.MaxBody)) }
+	defer c.meters.request.Since(time.Now())
+	c.running.begin(r, c.now())
+	defer c.running.end(r)
+	c.auditResponse(r, c.respond(r)).writeAs(w, r.contentType)
+}
+
+// respond executes a client's request and encodes its answer.
+func (c *Core) respond(r *request) answer {
 	rep, err := c.perform(r)
 	a := c.encodeReply(r, rep, err)
 	if r.wraps(rep, a) {
+		r.contentType = ""
 		a = c.wrapAnswer(r, rep, a)
 	}
-	a.write(w)
+	return a
 }
 
 // recovered answers 500 when a handler panicked, and logs it once. The client learns nothing of the panic.

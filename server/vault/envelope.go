@@ -235,10 +235,16 @@ func errorBody(texts []string) []byte {
 	return append(body, '\n')
 }
 
-func (a answer) write(w http.ResponseWriter) {
+func (a answer) write(w http.ResponseWriter) { a.writeAs(w, "") }
+
+// writeAs writes an answer that is no JSON; errors always are.
+func (a answer) writeAs(w http.ResponseWriter, contentType string) {
+	if contentType == "" || a.status >= 300 {
+		contentType = "application/json"
+	}
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Type", "application/json")
+	h.Set("Content-Type", contentType)
 	if a.status == http.StatusNoContent {
 		w.WriteHeader(a.status)
 		return

@@ -24,6 +24,7 @@ var (
 	errUnavailable = errors.New("unavailable")
 	errConflict    = errors.New("conflict")
 	errBusy        = errors.New("too many requests")
+	errUnaudited   = errors.New("not recorded by any audit device")
 )
 
 // refusal is an error of a kind with the sentence that the client reads; an empty one gives {"errors":[]}.
@@ -60,6 +61,7 @@ var failures = []struct {
 	{is(errUnavailable), http.StatusServiceUnavailable, ""},
 	{is(errBusy), http.StatusTooManyRequests, ""},
 	{is(errConflict), http.StatusConflict, ""}, // clients repeat a 5xx by themselves
+	{is(errUnaudited), http.StatusInternalServerError, ""},
 	{as[*http.MaxBytesError], http.StatusRequestEntityTooLarge, ""},
 	{as[*replication.Refused], http.StatusBadRequest, ""},
 	{as[*replication.NotReady], http.StatusServiceUnavailable, ""},

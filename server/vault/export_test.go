@@ -20,6 +20,8 @@ func (NoSets) Mode(replication.Kind) replication.Mode { return replication.Disab
 
 func (NoSets) Revoked(replication.Kind) bool { return false }
 
+func (NoSets) Meters() *replication.Meters { return nil }
+
 func (NoSets) Status(replication.Kind) map[string]any {
 	return map[string]any{"mode": string(replication.Disabled)}
 }
@@ -80,3 +82,18 @@ func MoveRecord(t testing.TB, e *engine.Engine, from, to string) {
 
 // CubbyholeID is the keyspace of all cubbyholes, CountersID that of what is counted of logins.
 var CubbyholeID, CountersID = cubbyhole.id, counters.id
+
+// Metrics are the names of all metrics, with kind and unit.
+func Metrics() map[string]string {
+	out := map[string]string{}
+	for _, m := range metricTable {
+		out[m.name] = string(m.kind) + ", " + m.unit
+	}
+	return out
+}
+
+// NoteVersion is what Run does at its start, of a core of a version.
+func NoteVersion(c *Core, ctx context.Context, version string) error {
+	c.cfg.Version = version
+	return c.noteVersion(ctx)
+}

@@ -50,14 +50,17 @@ type cluster struct {
 func bare(t testing.TB, mods ...func(*vault.Config)) *cluster {
 	t.Helper()
 	c := &cluster{t: t, clock: &clock{now: time.Date(2031, 2, 3, 4, 5, 6, 7000, time.UTC)}}
-	c.engine = enginetest.New(t, engine.Writer)
 	cfg := vault.Config{
-		Engine: c.engine, Version: "0.1.0", BuildDate: "2031-01-01T00:00:00Z", APIAddr: "http://127.0.0.1:8200",
+		Version: "0.1.0", BuildDate: "2031-01-01T00:00:00Z", APIAddr: "http://127.0.0.1:8200",
 		ClusterAddr: "https://127.0.0.1:8201", Now: c.clock.Now,
 	}
 	for _, mod := range mods {
 		mod(&cfg)
 	}
+	if cfg.Engine == nil {
+		cfg.Engine = enginetest.New(t, engine.Writer)
+	}
+	c.engine = cfg.Engine
 	core, err := vault.New(cfg)
 	if err != nil {
 		t.Fatalf("vault.New: %v", err)
@@ -210,4 +213,13 @@ func (c *cluster) story(t *testing.T, steps []step) {
 			}
 		}
 	}
+}
+
+func readAll(t testing.TB, r io.Reader) string {
+	t.Helper()
+	text, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }

@@ -26,15 +26,18 @@ func (c *Core) perform(r *request) (*reply, error) {
 	if !free && (rt == nil || rt.flags&open == 0) {
 		limit = c.cfg.MaxBody
 		if err := c.authenticate(r); err != nil {
-			return nil, err
+			return nil, c.auditRequest(r, rt, err)
 		}
 	}
 	if r.op == opWrite || r.op == opPatch {
 		body, err := r.openBody(limit)
 		if err != nil {
-			return nil, err
+			return nil, c.auditRequest(r, rt, err)
 		}
 		r.body = body
+	}
+	if err := c.auditRequest(r, rt, nil); err != nil {
+		return nil, err
 	}
 	switch {
 	case free:
@@ -148,6 +151,13 @@ func (c *Core) performMount(r *request) (*reply, error) {
 	if writes && !r.mount.Local && r.forwarded == nil && c.mode(performance) == replication.Secondary {
 		return c.forward(r)
 	}
+	rep, err := c.performKind(r)
+	c.warnOfSync(r, rep)
+	return rep, err
+}
+
+// performKind answers as the mount's type does.
+func (c *Core) performKind(r *request) (*reply, error) {
 	switch {
 	case r.mount == cubbyhole:
 		return c.cubbyholeCall(r)
@@ -262,7 +272,7 @@ func (c *Core) Handle(ctx context.Context, f *replication.Forwarded) (out *repli
 		}
 	}()
 	rep, err := c.performForwarded(r, f)
-	a := c.encodeReply(r, rep, err)
+	a := c.auditResponse(r, c.encodeReply(r, rep, err))
 	return &replication.ForwardedAnswer{
 		Status: a.status, Header: http.Header{"Content-Type": {"application/json"}}, Body: a.body, Index: r.committed,
 	}
@@ -285,6 +295,9 @@ func (c *Core) performForwarded(r *request, f *replication.Forwarded) (*reply, e
 		return nil, err
 	}
 	r.caller = &caller{policies: f.Policies, displayName: f.DisplayName, acl: acl}
+	if err := c.auditRequest(r, rt, nil); err != nil {
+		return nil, err
+	}
 	if rt == nil && !known {
 		return c.performForwardedMount(r, snap)
 	}

@@ -51,6 +51,9 @@ type request struct {
 	mount    *mount
 	only     capability // capCreate or capUpdate, when the policies allow only that of a write; else 0
 
+	contentType string // of an answer that is no JSON
+	audited     bool   // its answer is recorded on the audit devices
+
 	forwarded *replication.Forwarded // set on the primary
 	committed uint64                 // highest index that this request wrote
 }

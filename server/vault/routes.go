@@ -77,6 +77,18 @@ func routeTable() []route {
 		{"POST", "sys/revoke-prefix/*", sudo, in((*Core).revokePrefix), nil},
 		{"POST", "sys/revoke-force/*", sudo, in((*Core).revokePrefix), nil},
 
+		{"GET", "sys/audit", sudo, (*Core).listAudit, nil},
+		{"POST", "sys/audit/*", toShared | sudo, in((*Core).enableAudit), (*Core).auditEnableStays},
+		{"DELETE", "sys/audit/*", toShared | sudo, (*Core).disableAudit, (*Core).auditStays},
+		{"POST", "sys/audit-hash/*", 0, in((*Core).auditHash), nil},
+		{"GET", metricsPath, onDR | early, in((*Core).metrics), nil},
+		{"GET", "sys/in-flight-req", onDR, (*Core).inFlightRequests, nil},
+		{"GET", "sys/ha-status", onDR, (*Core).haStatus, nil},
+		{"GET", "sys/host-info", onDR, (*Core).hostInfo, nil},
+		{"GET", "sys/config/state/sanitized", onDR, (*Core).sanitized, nil},
+		{"LIST", "sys/version-history", 0, (*Core).versionHistory, nil},
+		{"GET", "sys/license/status", onDR, (*Core).licenseStatus, nil},
+
 		{"GET LIST", "sys/policies/acl", 0, (*Core).listPolicies, nil},
 		{"GET", "sys/policies/acl/*", 0, (*Core).readPolicy, nil},
 		{"POST", "sys/policies/acl/*", toShared, in((*Core).writePolicy), nil},
@@ -166,6 +178,17 @@ func (rt *route) kind() replication.Kind {
 		return dr
 	}
 	return performance
+}
+
+const metricsPath = "sys/metrics"
+
+// openMetrics lets sys/metrics be read without a token.
+func openMetrics(routes []route) {
+	for i := range routes {
+		if routes[i].path == metricsPath {
+			routes[i].flags |= open
+		}
+	}
 }
 
 // in makes a handler of a function that takes typed parameters. Parameters that it does not know are named in a warning.

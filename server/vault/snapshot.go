@@ -15,6 +15,7 @@ type snapshot struct {
 	salt    []byte
 	batch   *batchKey
 	mounts  *mountTable
+	audit   []*auditMount
 
 	mu       sync.Mutex // guards what is filled as it is asked for
 	policies map[string]*parsedPolicy
@@ -59,6 +60,9 @@ func (c *Core) current() (*snapshot, error) {
 		last.mu.Unlock()
 	}
 	if s.mounts, err = loadMounts(view, known, c.log); err != nil {
+		return nil, err
+	}
+	if s.audit, err = loadAudit(view); err != nil {
 		return nil, err
 	}
 	c.snap.Store(s)

@@ -27,9 +27,11 @@ type sweeper struct {
 // on, whether it was removed or not; Run only gives the space back. It also keeps lockouts. It does nothing while the store
 // takes no writes. The caller waits for it.
 func (c *Core) Run(ctx context.Context) error {
+	defer c.closeAudit()
 	t := time.NewTicker(sweepInterval)
 	defer t.Stop()
 	var s sweeper
+	c.versionOnce(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -40,6 +42,7 @@ func (c *Core) Run(ctx context.Context) error {
 		if c.engine.Role() != engine.Writer || c.engine.Writable() != nil {
 			continue
 		}
+		c.versionOnce(ctx)
 		r := &request{ctx: ctx, id: "sweep"}
 		if err := c.keepLockouts(r); err != nil && ctx.Err() == nil {
 			c.log.Warn("lockouts could not be kept; the next round tries again", "error", err)

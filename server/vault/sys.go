@@ -57,10 +57,13 @@ func (c *Core) healthStatus(h *http.Request) (status int, ready bool, err error)
 	switch {
 	case !ready:
 		return codes["uninitcode"], ready, nil
-	case c.mode(dr) == replication.Secondary || c.mode(dr) == replication.Bootstrapping:
-		return codes["drsecondarycode"], ready, nil
-	case c.mode(performance) == replication.Bootstrapping:
+	case c.mode(dr) == replication.Bootstrapping || c.mode(performance) == replication.Bootstrapping:
 		return codes["sealedcode"], ready, nil // it serves nobody yet
+	case c.mode(dr) == replication.Secondary:
+		return codes["drsecondarycode"], ready, nil
+	case c.likeStandby() != nil:
+		status, err = standbyCode(h, codes)
+		return status, ready, err
 	}
 	return codes["activecode"], ready, nil
 }
@@ -85,6 +88,10 @@ func (c *Core) healthBody(ready bool) map[string]any {
 		"server_time_utc": c.now().Unix(), "version": c.cfg.Version, "enterprise": false,
 		"cluster_name": id.ClusterName, "cluster_id": id.ClusterID, "clock_skew_ms": 0, "echo_duration_ms": 0,
 		"replication_primary_canary_age_ms": 0,
+	}
+	c.healthReplication(body)
+	if err := c.likeStandby(); err != nil {
+		body["standby"], body["reason"] = true, err.Error()
 	}
 	if last := c.engine.Position().Index; last > 0 {
 		body["last_wal"] = last

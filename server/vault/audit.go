@@ -1,0 +1,437 @@
+package vault
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lockstepdb/lockstep/server/audit"
+	"github.com/lockstepdb/lockstep/storage"
+)
+
+const auditPrefix = "audit/"
+
+// auditRecord is an audit device as it is stored. The salt lies beside it, so that every cluster that has the device hashes alike.
+type auditRecord struct {
+	Type        string            `json:"type"`
+	Description string            `json:"description"`
+	Options     map[string]string `json:"options"`
+	Local       bool              `json:"local"`
+	Accessor    string            `json:"accessor"`
+	Salt        []byte            `json:"salt"` // secret
+}
+
+// auditMount is an audit device in memory.
+type auditMount struct {
+	auditRecord
+	path string // ends in '/'
+	raw  string // as stored
+}
+
+func (m *auditMount) home() space {
+	if m.Local {
+		return private
+	}
+	return shared
+}
+
+// auditor keeps the devices open, and counts.
+type auditor struct {
+	mu      sync.Mutex                     // guards devices
+	seen    atomic.Pointer[snapshot]       // for which list was made
+	list    atomic.Pointer[[]*auditDevice] // replaced, never changed
+	devices map[string]*auditDevice        // by scope, path and record
+
+	requestFailures, responseFailures atomic.Uint64
+}
+
+type auditDevice struct {
+	*audit.Device
+	path    string
+	failing atomic.Bool
+}
+
+var auditMetrics = []metric{
+	{"vault.audit.log_request", summary, "ms", "Recording a request on all audit devices.", one(func(s *scrape) any { return s.core.meters.auditRequest.Read() })},
+	{"vault.audit.log_response", summary, "ms", "Recording an answer on all audit devices.", one(func(s *scrape) any { return s.core.meters.auditResponse.Read() })},
+	{"vault.audit.log_request_failure", counter, "requests", "Requests refused because no audit device could record them.", one(func(s *scrape) any { return s.core.audit.requestFailures.Load() })},
+	{"vault.audit.log_response_failure", counter, "answers", "Answers withheld because no audit device could record them.", one(func(s *scrape) any { return s.core.audit.responseFailures.Load() })},
+	{"lockstep.audit.devices", gauge, "devices", "Audit devices that are enabled.", one(func(s *scrape) any { return len(s.core.audit.known()) })},
+	{"lockstep.audit.devices_failing", gauge, "devices", "Audit devices that could not record the last entry.", one(func(s *scrape) any {
+		n := 0
+		for _, d := range s.core.audit.known() {
+			if d.failing.Load() {
+				n++
+			}
+		}
+		return n
+	})},
+}
+
+// known returns the devices as they were last looked up.
+func (a *auditor) known() []*auditDevice {
+	if list := a.list.Load(); list != nil {
+		return *list
+	}
+	return nil
+}
+
+func loadAudit(view *storage.View) ([]*auditMount, error) {
+	var out []*auditMount
+	for _, s := range []space{shared, private} {
+		var bad error
+		err := view.Scan(s.id, []byte(auditPrefix), prefixEnd(auditPrefix), func(rec storage.Record) bool {
+			m := &auditMount{path: strings.TrimPrefix(string(rec.Key), auditPrefix), raw: string(rec.Value)}
+			if err := json.Unmarshal(rec.Value, &m.auditRecord); err != nil {
+				// Not skipped: what the operator wanted recorded would not be, and nobody would know.
+				bad = fmt.Errorf("the record of audit device %s cannot be read: %w", m.path, err)
+				return false
+			}
+			m.Local = s.scope == storage.Local
+			out = append(out, m)
+			return true
+		})
+		if err = errors.Join(err, bad); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// auditDevices returns the devices that a request is recorded on. While the store cannot be read those known last are meant: the way
+// to recover stays open, and recorded.
+func (c *Core) auditDevices() []*auditDevice {
+	snap, err := c.current()
+	if err != nil {
+		return c.audit.known()
+	}
+	if c.audit.seen.Load() == snap {
+		return c.audit.known()
+	}
+	return c.audit.take(c, snap)
+}
+
+// take makes the devices those of a snapshot: what is new is made, what is gone is closed.
+func (a *auditor) take(c *Core, snap *snapshot) []*auditDevice {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if seen := a.seen.Load(); seen == snap || seen != nil && seen.version > snap.version {
+		return a.known()
+	}
+	next := map[string]*auditDevice{}
+	list := []*auditDevice{}
+	for _, m := range snap.audit {
+		key := fmt.Sprint(m.Local, m.path, m.raw)
+		d := a.devices[key]
+		if d == nil {
+			d = &auditDevice{Device: c.newAuditDevice(m), path: m.path}
+		}
+		next[key] = d
+		list = append(list, d)
+	}
+	for key, d := range a.devices {
+		if next[key] == nil {
+			if err := d.Close(); err != nil {
+				c.log.Warn("closing an audit device failed", "device", d.path, "error", err)
+			}
+		}
+	}
+	a.devices = next
+	a.list.Store(&list)
+	a.seen.Store(snap)
+	return list
+}
+
+func (c *Core) newAuditDevice(m *auditMount) *audit.Device {
+	o, err := audit.ParseOptions(m.Options)
+	if err == nil {
+		err = c.forbidden(o)
+	}
+	if err != nil { // a newer version's, or another cluster's: the device exists, and records nothing
+		c.log.Error("an audit device cannot be used here", "device", m.path, "error", err)
+		o = &audit.Options{}
+	}
+	return audit.NewDevice(o, m.Salt, c.stdout())
+}
+
+func (c *Core) stdout() io.Writer {
+	if c.cfg.Stdout != nil {
+		return c.cfg.Stdout
+	}
+	return os.Stdout
+}
+
+// forbidden refuses a device that would write among the files of the store.
+func (c *Core) forbidden(o *audit.Options) error {
+	if o.Inside(c.cfg.DataDir) {
+		return errors.New("file_path is below the data directory, whose files are the store's alone: name a place outside")
+	}
+	return nil
+}
+
+// ReopenAudit opens the files of all audit devices by their names again, after they were rotated.
+func (c *Core) ReopenAudit() {
+	for _, d := range c.auditDevices() {
+		if err := d.Reopen(); err != nil {
+			c.log.Error("an audit device could not be opened again and goes on with the file it has", "device", d.path, "error", err)
+		}
+	}
+}
+
+// closeAudit ends the devices when the core ends.
+func (c *Core) closeAudit() {
+	c.audit.mu.Lock()
+	defer c.audit.mu.Unlock()
+	for _, d := range c.audit.devices {
+		if err := d.Close(); err != nil {
+			c.log.Warn("closing an audit device failed", "device", d.path, "error", err)
+		}
+	}
+	c.audit.devices = nil
+	c.audit.seen.Store(nil)
+	c.audit.list.Store(nil)
+}
+
+// logAudit records an entry on every device. One that took it is enough.
+func (c *Core) logAudit(devices []*auditDevice, e *audit.Entry) error {
+	var all error
+	taken := false
+	for _, d := range devices {
+		err := d.Log(e)
+		if was := d.failing.Swap(err != nil); err != nil && !was {
+			c.log.Error("an audit device cannot record", "device", d.path, "error", err)
+		} else if err == nil && was {
+			c.log.Info("an audit device records again", "device", d.path)
+		}
+		taken = taken || err == nil
+		all = errors.Join(all, err)
+	}
+	if taken {
+		return nil
+	}
+	return all
+}
+
+// isAudited tells whether a request is recorded. Those that need no token and tell the state of the cluster are not, as in Vault.
+func isAudited(rt *route) bool {
+	return rt == nil || rt.flags&open == 0 || rt.flags&early == 0
+}
+
+// auditRequest records a request before it is executed; refused is why it will not be. From then on its answer is recorded too.
+func (c *Core) auditRequest(r *request, rt *route, refused error) error {
+	if !isAudited(rt) {
+		return refused
+	}
+	r.audited = true
+	devices := c.auditDevices()
+	if len(devices) == 0 {
+		return refused
+	}
+	began := time.Now()
+	e := &audit.Entry{Time: c.now(), Auth: r.auditAuth(), Request: c.auditedRequest(r)}
+	if refused != nil {
+		e.Error = plainError(refused)
+	}
+	err := c.logAudit(devices, e)
+	c.meters.auditRequest.Since(began)
+	if err != nil {
+		c.audit.requestFailures.Add(1)
+		r.audited = false // no device records that none does
+		return refuse(errUnaudited, "the request was refused, and nothing was done: no audit device could record it. The server's log says why; free the disk or mend the device")
+	}
+	return refused
+}
+
+// auditResponse records an answer before it is sent. One that cannot be recorded is not sent.
+func (c *Core) auditResponse(r *request, a answer) answer {
+	if !r.audited {
+		return a
+	}
+	devices := c.auditDevices()
+	if len(devices) == 0 {
+		return a
+	}
+	began := time.Now()
+	e := &audit.Entry{Time: c.now(), Auth: r.auditAuth(), Request: c.auditedRequest(r), Response: &audit.Response{}}
+	describeAnswer(e, a)
+	if m := r.mount; m != nil {
+		e.Response.MountPoint, e.Response.MountType, e.Response.MountAccessor = m.path, m.Type, m.Accessor
+	}
+	err := c.logAudit(devices, e)
+	c.meters.auditResponse.Since(began)
+	if err == nil {
+		return a
+	}
+	c.audit.responseFailures.Add(1)
+	if r.committed > 0 { // clients repeat a 5xx by themselves
+		return c.encodeError(r, refuse(errConflict, "read before you write again: the write was made, but no audit device could record its answer, which is withheld"))
+	}
+	return c.encodeError(r, refuse(errUnaudited, "the answer is withheld: no audit device could record it. The server's log says why; free the disk or mend the device"))
+}
+
+// plainError is an error's text as an answer shows it.
+func plainError(err error) string {
+	_, texts, unknown := translate(err)
+	if unknown {
+		return "internal error"
+	}
+	return strings.Join(texts, "; ")
+}
+
+var operationNames = map[operation]string{opRead: "read", opList: "list", opWrite: "update", opPatch: "patch", opDelete: "delete", opHead: "read"}
+
+func (r *request) auditAuth() *audit.Auth {
+	if r.caller == nil {
+		if r.token == "" {
+			return nil
+		}
+		return &audit.Auth{ClientToken: r.token}
+	}
+	a := &audit.Auth{ClientToken: r.token, DisplayName: r.caller.displayName, Policies: r.caller.policies, TokenPolicies: r.caller.policies}
+	if t := r.caller.entry; t != nil {
+		a.Accessor, a.Metadata, a.TokenType, a.TokenTTL, a.NumUses = t.Accessor, t.Meta, "service", int64(t.TTL/time.Second), t.NumUses
+		if t.batch {
+			a.TokenType = "batch"
+		}
+	}
+	return a
+}
+
+func (c *Core) auditedRequest(r *request) audit.Request {
+	q := audit.Request{
+		ID: r.id, Operation: operationNames[r.op], ClientToken: r.token, Namespace: audit.Namespace{ID: "root"}, Path: r.path,
+		Data: r.auditedData(), WrapTTL: int64(r.wrapTTL / time.Second),
+	}
+	if host, port, err := net.SplitHostPort(r.remote); err == nil {
+		q.RemoteAddress = host
+		q.RemotePort, _ = strconv.Atoi(port) // a listener's addresses have numbers
+	}
+	if r.caller != nil && r.caller.entry != nil {
+		q.Accessor = r.caller.entry.Accessor
+	}
+	if r.mount != nil {
+		q.MountPoint, q.MountType, q.MountAccessor = r.mount.path, r.mount.Type, r.mount.Accessor
+	}
+	if r.forwarded != nil {
+		q.ReplicationCluster = r.forwarded.Secondary
+	}
+	return q
+}
+
+func (r *request) auditedData() any {
+	if r.op == opWrite || r.op == opPatch {
+		if len(r.body) == 0 {
+			return nil
+		}
+		return decoded(r.body)
+	}
+	if len(r.query) == 0 {
+		return nil
+	}
+	out := map[string]any{}
+	for name, values := range r.query {
+		list := make([]any, len(values))
+		for i := range values {
+			list[i] = values[i]
+		}
+		out[name] = list
+	}
+	return out
+}
+
+// decoded is a JSON value, numbers as they are written; of what is none, its text.
+func decoded(raw []byte) any {
+	d := json.NewDecoder(strings.NewReader(string(raw)))
+	d.UseNumber()
+	var v any
+	if err := d.Decode(&v); err != nil {
+		return map[string]any{"http_raw_body": string(raw)}
+	}
+	return v
+}
+
+// describeAnswer fills in what a client will read.
+func describeAnswer(e *audit.Entry, a answer) {
+	if len(a.body) == 0 {
+		return
+	}
+	fields, _ := decoded(a.body).(map[string]any)
+	if _, enveloped := fields["request_id"]; !enveloped && fields["errors"] == nil {
+		e.Response.Data = fields
+		return
+	}
+	if list, ok := fields["errors"].([]any); ok {
+		e.Error = strings.Join(texts(list), "; ")
+		if e.Error == "" {
+			e.Error = strings.ToLower(http.StatusText(a.status))
+		}
+	}
+	if list, ok := fields["warnings"].([]any); ok {
+		e.Response.Warnings = texts(list)
+	}
+	e.Response.Data = fields["data"]
+	if auth, ok := fields["auth"].(map[string]any); ok {
+		e.Response.Auth = givenAuth(auth)
+	}
+	if w, ok := fields["wrap_info"].(map[string]any); ok {
+		e.Response.WrapInfo = givenWrap(w)
+	}
+}
+
+func givenAuth(f map[string]any) *audit.Auth {
+	a := &audit.Auth{}
+	a.ClientToken, _ = f["client_token"].(string)
+	a.Accessor, _ = f["accessor"].(string)
+	a.TokenType, _ = f["token_type"].(string)
+	a.EntityID, _ = f["entity_id"].(string)
+	a.TokenTTL = whole(f["lease_duration"])
+	for to, name := range map[*[]string]string{&a.Policies: "policies", &a.TokenPolicies: "token_policies", &a.IdentityPolicies: "identity_policies"} {
+		if list, ok := f[name].([]any); ok {
+			*to = texts(list)
+		}
+	}
+	if meta, ok := f["metadata"].(map[string]any); ok {
+		a.Metadata = map[string]string{}
+		for name, v := range meta {
+			a.Metadata[name], _ = v.(string)
+		}
+	}
+	return a
+}
+
+func givenWrap(f map[string]any) *audit.WrapInfo {
+	w := &audit.WrapInfo{TTL: whole(f["ttl"])}
+	w.Token, _ = f["token"].(string)
+	w.Accessor, _ = f["accessor"].(string)
+	w.CreationTime, _ = f["creation_time"].(string)
+	w.CreationPath, _ = f["creation_path"].(string)
+	return w
+}
+
+func whole(v any) int64 {
+	n, ok := v.(json.Number)
+	if !ok {
+		return 0
+	}
+	i, _ := n.Int64() // our own answers have whole numbers here
+	return i
+}
+
+func texts(list []any) []string {
+	out := make([]string, 0, len(list))
+	for _, v := range list {
+		if s, ok := v.(string); ok {
+			out = append(out, s)
+		}
+	}
+	return out
+}
