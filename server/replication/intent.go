@@ -182,6 +182,19 @@ func (n *Node) complete(ctx context.Context, in *intent) (reopened bool, err err
 	return false, fmt.Errorf("internal error: a role change %q that this program does not know", in.Call)
 }
 
+// goOn takes the next steps of a role change whose call failed on the way and is repeated. The caller holds admin.
+func (n *Node) goOn(ctx context.Context, k Kind, in *intent) error {
+	if n.reopening { // nothing is left to do here: the next core does it
+		return nil
+	}
+	begin := n.pauseLife(k)
+	defer begin()
+	if _, err := n.complete(ctx, in); err != nil {
+		return fmt.Errorf("the change of role (%s) has begun and is not complete; repeat the call: %w", in.Call, err)
+	}
+	return nil
+}
+
 var errNoReopen = errors.New("this node cannot reopen its store in another role")
 
 // reopen ends this core and opens the store anew in another role. Streams go on until the secondaries have what was acknowledged, for a while.
@@ -196,6 +209,7 @@ func (n *Node) reopen(in *intent, role engine.Role) error {
 	if err := n.cfg.Reopen(role, role == engine.Verbatim, drain); err != nil {
 		return fmt.Errorf("reopening the store: %w", err)
 	}
+	n.reopening = true
 	return nil
 }
 

@@ -110,7 +110,8 @@ type Node struct {
 	forward forwarder       // connection of forwarded requests
 	feeding sync.WaitGroup  // goroutines of streams that this cluster feeds
 
-	admin sync.Mutex // held by operator's calls that change the role or the list of secondaries
+	admin     sync.Mutex // held by operator's calls that change the role or the list of secondaries; guards reopening
+	reopening bool       // the store is being opened in another role: this node ends
 
 	mu      sync.Mutex          // guards what follows
 	sets    map[Kind]*setConfig // nil entry: disabled; replaced, never changed

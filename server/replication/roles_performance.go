@@ -28,7 +28,7 @@ func (n *Node) PromoteSecondary(ctx context.Context, k Kind, p Promote) (warning
 	}
 	if in := n.underWay(); in != nil {
 		if in.Call == callPromoteDR && k == DR || in.Call == callPromotePerf && k == Performance {
-			return "This cluster is being promoted already.", nil
+			return "This cluster is being promoted already.", n.goOn(ctx, k, in)
 		}
 		return "", refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
 	}
@@ -122,7 +122,7 @@ func (n *Node) DemotePrimary(ctx context.Context, k Kind) (warning string, err e
 	defer n.admin.Unlock()
 	if in := n.underWay(); in != nil {
 		if in.Call == callDemoteDR && k == DR || in.Call == callDemotePerf && k == Performance {
-			return "This cluster is being demoted already.", nil
+			return "This cluster is being demoted already.", n.goOn(ctx, k, in)
 		}
 		return "", refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
 	}
@@ -234,7 +234,7 @@ func (n *Node) DisableSecondary(ctx context.Context, k Kind) (warning string, er
 	set := n.set(k)
 	switch in := n.underWay(); {
 	case in != nil && in.Call == callDisableDR && k == DR:
-		return "Replication is being disabled already.", nil
+		return "Replication is being disabled already.", n.goOn(ctx, k, in)
 	case in != nil:
 		return "", refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
 	case set == nil:

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -275,4 +276,30 @@ func TestEnrolmentByPublicKey(t *testing.T) {
 	if err := p.enrolled(who); err == nil {
 		t.Error("after its time it is let in")
 	}
+}
+
+// TestARoleChangeThatFailedOnTheWayGoesOnWhenRepeated fails the request to reopen the store once.
+func TestARoleChangeThatFailedOnTheWayGoesOnWhenRepeated(t *testing.T) {
+	t.Parallel()
+	ctx := enginetest.Context(t)
+	p := newCapablePrimary(t, DR)
+	works := p.n.cfg.Reopen
+	p.n.cfg.Reopen = func(engine.Role, bool, func(context.Context)) error { return errors.New("the disk is full") }
+	if _, err := p.n.DemotePrimary(ctx, DR); err == nil || !strings.Contains(err.Error(), "the disk is full") {
+		t.Fatalf("got %v, want why it failed", err)
+	}
+	if p.n.Mode(DR) != Secondary {
+		t.Errorf("mode %s: writes would be taken that the next start gives up", p.n.Mode(DR))
+	}
+	if _, err := p.n.DemotePrimary(ctx, DR); err == nil {
+		t.Error("repeated while it cannot be done: got no error")
+	}
+	p.n.cfg.Reopen = works
+	for range 2 {
+		if w, err := p.n.DemotePrimary(ctx, DR); err != nil || w == "" {
+			t.Fatalf("repeated: %q, %v", w, err)
+		}
+	}
+	p.reopen()
+	p.awaitMode(DR, Secondary)
 }
