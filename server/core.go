@@ -232,6 +232,7 @@ func (c *core) run(ctx context.Context) (again bool, err error) {
 	if err := c.initDev(ctx); err != nil {
 		return false, errors.Join(err, eng.stop())
 	}
+	c.vault.NoteVersion(ctx)
 	repl := start("replication", c.replication.Run)
 	api := start("API", c.vault.Run)
 	if cert := c.node.cert; cert != nil {

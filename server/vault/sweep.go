@@ -31,7 +31,7 @@ func (c *Core) Run(ctx context.Context) error {
 	t := time.NewTicker(sweepInterval)
 	defer t.Stop()
 	var s sweeper
-	c.versionOnce(ctx)
+	c.NoteVersion(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -42,7 +42,7 @@ func (c *Core) Run(ctx context.Context) error {
 		if c.engine.Role() != engine.Writer || c.engine.Writable() != nil {
 			continue
 		}
-		c.versionOnce(ctx)
+		c.NoteVersion(ctx)
 		r := &request{ctx: ctx, id: "sweep"}
 		if err := c.keepLockouts(r); err != nil && ctx.Err() == nil {
 			c.log.Warn("lockouts could not be kept; the next round tries again", "error", err)

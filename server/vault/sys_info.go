@@ -155,8 +155,9 @@ func (c *Core) versionHistory(*request) (*reply, error) {
 	return &reply{data: map[string]any{"keys": keys, "key_info": info}}, nil
 }
 
-// versionOnce is noteVersion where the store takes writes; it is tried again in the next round of Run.
-func (c *Core) versionOnce(ctx context.Context) {
+// NoteVersion records that this version has run here, where the store takes writes: before requests are served, and in each round of Run
+// until it is done.
+func (c *Core) NoteVersion(ctx context.Context) {
 	if c.engine.Role() != engine.Writer || c.engine.Writable() != nil {
 		return
 	}
