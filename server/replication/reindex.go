@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/lockstepdb/lockstep/storage"
 )
 
 // ReindexOptions are the parameters of reindex.
@@ -143,16 +145,16 @@ func (n *Node) findWrong(ctx context.Context) error {
 		return fmt.Errorf("looking for wrong keys: %w", err)
 	}
 	d := &reindexDiff{At: n.now(), Keys: []map[string]any{}}
-	for i := range report.Damage {
-		x := &report.Damage[i]
-		if len(x.Key) == 0 { // a sum that is wrong because a record is, or an index that is rebuilt now
-			continue
-		}
+	for _, x := range differences(report.Damage) {
 		if d.Total++; d.Total > maxDiffKeys {
 			continue
 		}
 		n.log.Warn("reindex found a difference", "keyspace", x.Keyspace.String(), "key", string(x.Key), "error", x.What)
-		d.Keys = append(d.Keys, map[string]any{"keyspace": x.Keyspace.String(), "key": string(x.Key), "what": x.What})
+		found := map[string]any{"keyspace": x.Keyspace.String(), "what": x.What}
+		if len(x.Key) > 0 {
+			found["key"] = string(x.Key)
+		}
+		d.Keys = append(d.Keys, found)
 	}
 	if d.Total > maxDiffKeys {
 		n.log.Warn("more keys are wrong than are named", "total", d.Total)
@@ -161,4 +163,22 @@ func (n *Node) findWrong(ctx context.Context) error {
 	defer n.mu.Unlock()
 	n.reindex.Diff = d
 	return nil
+}
+
+// differences are the wrong keys, and of a keyspace that has none the first thing that is wrong with it as a whole: sums are wrong, too, where a
+// record is.
+func differences(damage []storage.Damage) []storage.Damage {
+	var keys, whole []storage.Damage
+	named := map[storage.KeyspaceID]bool{}
+	for _, x := range damage {
+		if len(x.Key) > 0 {
+			keys, named[x.Keyspace] = append(keys, x), true
+		}
+	}
+	for _, x := range damage {
+		if !named[x.Keyspace] {
+			whole, named[x.Keyspace] = append(whole, x), true
+		}
+	}
+	return append(keys, whole...)
 }

@@ -103,16 +103,6 @@ func (n *Node) setHistory(k Kind, set *setConfig, last uint64) (all, own []engin
 	return append(slices.Clone(set.Before), own...), own
 }
 
-// knownHistory is what a cluster has seen of a set, whatever its part in it.
-func (n *Node) knownHistory(k Kind) ([]engine.Reign, error) {
-	set := n.set(k)
-	if set != nil && set.Mode == Primary {
-		h, _ := n.setHistory(k, set, n.engine.Position().Index)
-		return h, nil
-	}
-	return n.seen(k)
-}
-
 func lastOrdinal(h []engine.Reign) uint64 {
 	var o uint64
 	for _, r := range h {
