@@ -74,6 +74,7 @@ type Replication struct {
 	SegmentBytes       int64
 	SegmentEntries     int
 	HeartbeatInterval  time.Duration
+	CertificateTTL     time.Duration // of secondaries' certificates of the cluster port; 72 h
 }
 
 // Dev are the settings of a development server.

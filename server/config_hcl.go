@@ -176,6 +176,7 @@ func (p *parser) replication(b *hcl.Block) {
 		{"segment_bytes", size(&r.SegmentBytes)},
 		{"segment_entries", count(&r.SegmentEntries)},
 		{"heartbeat_interval", duration(&r.HeartbeatInterval)},
+		{"certificate_ttl", duration(&r.CertificateTTL)},
 	}, nil)
 }
 

@@ -46,6 +46,7 @@ replication {
   segment_bytes       = "16KiB"
   segment_entries     = 1
   heartbeat_interval  = "200ms"
+  certificate_ttl     = "12h"
 }
 `))
 	if err != nil {
@@ -59,7 +60,7 @@ replication {
 		APIAddr: "https://node.example:8200", ClusterAddr: "https://node.example:8301", ClusterName: "eu",
 		LogLevel: "debug", LogFormat: "json", ShutdownTimeout: 45 * time.Second, MinFree: 1 << 30, TrashKeep: time.Hour,
 		Replication: server.Replication{RetainBytes: 8 << 10, RetainAge: 100 * time.Millisecond, CheckpointBytes: 64 << 10,
-			CheckpointInterval: 50 * time.Millisecond, SegmentBytes: 16 << 10, SegmentEntries: 1, HeartbeatInterval: 200 * time.Millisecond},
+			CheckpointInterval: 50 * time.Millisecond, SegmentBytes: 16 << 10, SegmentEntries: 1, HeartbeatInterval: 200 * time.Millisecond, CertificateTTL: 12 * time.Hour},
 	}
 	if got.Reload != nil || got.Ready != nil || got.Logger != nil || got.Dev != nil {
 		t.Error("a file sets what only the program may set")

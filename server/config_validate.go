@@ -93,6 +93,7 @@ func (p *parser) limits() {
 	atLeast(p, "replication.segment_bytes", r.SegmentBytes, 4<<10)
 	atLeast(p, "replication.retain_bytes", r.RetainBytes, 4<<10)
 	atLeast(p, "replication.retain_age", r.RetainAge, 10*time.Millisecond)
+	atLeast(p, "replication.certificate_ttl", r.CertificateTTL, time.Minute)
 	atLeast(p, "replication.heartbeat_interval", r.HeartbeatInterval, 10*time.Millisecond)
 }
 

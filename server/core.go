@@ -184,6 +184,7 @@ func (c *core) build() error {
 		Mark:              c.mark,
 		Handle:            c.vault.Handle,
 		HeartbeatInterval: n.cfg.Replication.HeartbeatInterval,
+		CertificateLife:   n.cfg.Replication.CertificateTTL,
 	})
 	if err != nil {
 		return fmt.Errorf("start replication: %w", err)

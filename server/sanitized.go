@@ -17,6 +17,7 @@ func (c *Config) sanitized() map[string]any {
 			"retain_bytes": c.Replication.RetainBytes, "retain_age": shown(c.Replication.RetainAge), "checkpoint_bytes": c.Replication.CheckpointBytes,
 			"checkpoint_interval": shown(c.Replication.CheckpointInterval), "segment_bytes": c.Replication.SegmentBytes,
 			"segment_entries": c.Replication.SegmentEntries, "heartbeat_interval": shown(c.Replication.HeartbeatInterval),
+			"certificate_ttl": shown(c.Replication.CertificateTTL),
 		},
 	}
 }

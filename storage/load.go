@@ -2,6 +2,7 @@ package storage
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
@@ -123,4 +124,24 @@ func loadLeaves(f *boltfile.File, id KeyspaceID) (l *merkle.Leaves, unread []byt
 
 func bucketName(prefix byte, id KeyspaceID) []byte {
 	return append([]byte{prefix}, id[:]...)
+}
+
+// RefuseNewer returns why this program cannot read a state file's format, before anything beside the file is changed. What else may be wrong with the
+// file Open tells.
+func RefuseNewer(path string) error {
+	f, err := boltfile.Open(path, boltfile.Options{ReadOnly: true, Tie: true})
+	if err != nil {
+		return nil
+	}
+	err = f.View(func(tx *bolt.Tx) error {
+		if meta := tx.Bucket(bucketMeta); meta != nil {
+			return checkFormat(path, meta.Get(keyFormat))
+		}
+		return nil
+	})
+	var version *wal.VersionError
+	if !errors.As(err, &version) {
+		err = nil
+	}
+	return errors.Join(err, f.Close())
 }

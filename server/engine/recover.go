@@ -55,6 +55,9 @@ func (r *recovery) open() error {
 	if _, err := os.Stat(r.cfg.Dir); err != nil {
 		return err
 	}
+	if err := storage.RefuseNewer(filepath.Join(r.cfg.Dir, stateFile)); err != nil {
+		return err
+	}
 	if r.cfg.MinFree > 0 {
 		if err := giveUpReserve(r.cfg.Dir); err != nil {
 			return err

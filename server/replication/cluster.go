@@ -99,7 +99,13 @@ var errCertificateRefused = errors.New("the primary refuses this secondary's cer
 
 // alertBadCertificate is the TLS alert for a certificate that verifies but is not accepted (RFC 8446, section 6). What package tls returns for an alert
 // of the peer has a type of its own, so that its text must be compared.
-const alertBadCertificate = tls.AlertError(42)
+const (
+	alertBadCertificate     = tls.AlertError(42)
+	alertCertificateExpired = tls.AlertError(45)
+)
+
+// errCertificateEnded is what a secondary meets that was away for longer than its certificate was good. It goes on trying: the primary's clock may be what is wrong.
+var errCertificateEnded = errors.New("this secondary's certificate has ended: revoke it on the primary, ask there for a new activation token, and give that to secondary/update-primary, which keeps the data")
 
 func (n *Node) dialOne(ctx context.Context, k Kind, purpose, addr string) (*grpc.ClientConn, error) {
 	hp, ok := hostPort(addr)
@@ -133,8 +139,13 @@ func (n *Node) dialOne(ctx context.Context, k Kind, purpose, addr string) (*grpc
 	}
 	if err := awaitReady(ctx, conn, last); err != nil {
 		conn.Close()
-		if remote := (*net.OpError)(nil); errors.As(err, &remote) && remote.Err.Error() == alertBadCertificate.Error() {
-			return nil, errCertificateRefused
+		if remote := (*net.OpError)(nil); errors.As(err, &remote) {
+			switch remote.Err.Error() {
+			case alertBadCertificate.Error():
+				return nil, errCertificateRefused
+			case alertCertificateExpired.Error():
+				return nil, errCertificateEnded
+			}
 		}
 		return nil, err
 	}

@@ -27,6 +27,6 @@ func (n *Node) certificateEnd(k Kind) (end time.Time, ok bool) {
 // expiry adds to a status how long the certificate of the cluster port is good for; negative once it has ended.
 func (n *Node) expiry(k Kind, out map[string]any) {
 	if end, ok := n.certificateEnd(k); ok {
-		out["certificate_expires_in_seconds"] = int64(end.Sub(n.now()) / time.Second)
+		out["certificate_expires_in_seconds"] = int64(end.Sub(n.primaryNow(k)) / time.Second)
 	}
 }

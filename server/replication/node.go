@@ -69,6 +69,8 @@ type Config struct {
 	// Handle executes a request that a performance secondary forwarded, as the identity that the secondary authenticated.
 	Handle            func(ctx context.Context, f *Forwarded) *ForwardedAnswer
 	HeartbeatInterval time.Duration // 1 s
+	// CertificateLife is how long the certificates that this cluster signs for its secondaries are good; 72 h. They are renewed at two thirds.
+	CertificateLife time.Duration
 	// ForwardWait is how long a forwarded write waits at most for this cluster to have received it; 2 s.
 	ForwardWait time.Duration
 	Now         func() time.Time
@@ -85,6 +87,9 @@ func (c *Config) validate() error {
 	}
 	if c.ForwardWait <= 0 {
 		c.ForwardWait = 2 * time.Second
+	}
+	if c.CertificateLife <= 0 {
+		c.CertificateLife = memberLife
 	}
 	if c.HeartbeatInterval <= 0 {
 		c.HeartbeatInterval = time.Second

@@ -36,50 +36,115 @@ func (n *Node) renew(ctx context.Context, p peer, requestPEM []byte) (certificat
 	return []byte(encodeCertificate(der)), nil
 }
 
-// renewEvery bounds how often a failed renewal is tried again.
+// renewEvery bounds how long after a failed renewal it is tried again, and how soon after a renewal comes the next.
 const renewEvery = time.Minute
+
+// due is when a certificate is to be renewed and when it ends, on the primary's clock.
+type due struct{ begin, at, end time.Time }
+
+// pause is how long to wait after an attempt: a certificate of seconds has no minute.
+func (d due) pause() time.Duration { return min(renewEvery, d.share()) }
+
+// share is a twentieth of the certificate's life.
+func (d due) share() time.Duration { return max(d.end.Sub(d.begin)/20, 10*time.Millisecond) }
+
+// primaryNow is the time on the primary's clock, as far as heartbeats tell: it made the certificate, and judges it.
+func (n *Node) primaryNow(k Kind) time.Time { return n.now().Add(-n.link[k].get().Primary.ClockSkew) }
 
 // renewCertificate runs until ctx ends: at two thirds of the certificate's life it makes a fresh key and has it certified by send, which calls the
 // primary's Renew on the live connection. New connections use the new certificate.
 func (n *Node) renewCertificate(ctx context.Context, k Kind, send func(ctx context.Context, requestPEM []byte) (certificatePEM []byte, err error)) {
 	log := n.log.With("set", string(k))
 	for {
-		at, end, err := n.renewalDue(k)
+		d, err := n.renewalDue(k)
 		if err != nil {
 			log.Error("this secondary's certificate cannot be read: it needs a new activation token when its connections end", "error", err)
 			return
 		}
-		wait := at.Sub(n.now())
+		// Looked at again now and then: the clocks' difference becomes known with the first heartbeats.
+		wait := min(d.at.Sub(n.primaryNow(k)), renewLook, d.share())
 		if wait <= 0 {
-			if err = n.renewOnce(ctx, k, send); err == nil {
-				log.Info("certificate renewed")
-				continue
-			}
+			err := n.renewOnce(ctx, k, send)
 			if ctx.Err() != nil {
 				return
 			}
-			log.Warn("certificate not renewed, trying again", "error", plain(err), "ends", end.UTC().Format(time.RFC3339))
-			wait = renewEvery
+			if err == nil {
+				log.Info("certificate renewed")
+			} else {
+				log.Warn("certificate not renewed, trying again", "error", err, "ends", d.end.UTC().Format(time.RFC3339))
+			}
+			wait = d.pause()
 		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
+		if !sleep(ctx, wait) {
 			return
 		}
 	}
 }
 
+// renewLook is how often it is looked whether a renewal is due.
+const renewLook = 10 * time.Minute
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // renewalDue returns when the certificate is to be renewed, and when it ends.
-func (n *Node) renewalDue(k Kind) (at, end time.Time, err error) {
+func (n *Node) renewalDue(k Kind) (due, error) {
 	cert, err := n.clientCertificate(k)
 	if err != nil {
-		return at, end, err
+		return due{}, err
 	}
-	begin := cert.Leaf.NotBefore.Add(backdate)
-	end = cert.Leaf.NotAfter
-	return begin.Add(end.Sub(begin) * 2 / 3), end, nil
+	begin, end := cert.Leaf.NotBefore.Add(backdate), cert.Leaf.NotAfter
+	return due{begin, begin.Add(end.Sub(begin) * 2 / 3), end}, nil
+}
+
+// watchCertificates warns, until ctx ends, while a certificate of this secondary has less than a third of its life left, link or no link.
+func (n *Node) watchCertificates(ctx context.Context) {
+	for {
+		wait := warnEvery
+		for _, k := range kinds {
+			if left := n.warnOfEnd(k); left > 0 {
+				wait = min(wait, left)
+			}
+		}
+		if !sleep(ctx, max(wait, 10*time.Millisecond)) {
+			return
+		}
+	}
+}
+
+// warnEvery is how often a certificate that ends soon is warned of.
+const warnEvery = time.Hour
+
+// warnOfEnd warns when it is time, and returns how long to wait until it will be.
+func (n *Node) warnOfEnd(k Kind) time.Duration {
+	set := n.set(k)
+	if set == nil || set.Mode != Secondary || set.Certificate == "" {
+		return 0
+	}
+	d, err := n.renewalDue(k)
+	if err != nil {
+		return 0 // whoever dials with it says so
+	}
+	now := n.primaryNow(k)
+	grace := d.at.Add(d.pause()) // a renewal that succeeds at once needs no warning
+	if now.Before(grace) {
+		return grace.Sub(now)
+	}
+	log := n.log.With("set", string(k), "ends", d.end.UTC().Format(time.RFC3339))
+	if now.Before(d.end) {
+		log.Warn("this secondary's certificate has less than a third of its life left: it is renewed as soon as the primary answers")
+	} else {
+		log.Error("this secondary's certificate has ended: revoke it on the primary, ask there for a new activation token, and give that to " + string(k) + "/secondary/update-primary, which keeps the data")
+	}
+	return d.pause() * 10
 }
 
 func (n *Node) renewOnce(ctx context.Context, k Kind, send func(context.Context, []byte) ([]byte, error)) error {

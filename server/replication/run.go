@@ -51,6 +51,7 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 	})
 	wg.Go(func() { n.keepHolds(ctx) })
+	wg.Go(func() { n.watchCertificates(ctx) })
 	wg.Go(func() { n.runReindex(ctx) })
 
 	<-ctx.Done()

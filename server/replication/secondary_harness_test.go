@@ -45,6 +45,9 @@ type cluster struct {
 
 	api        *httptest.Server // what activation asks of a primary's API; nil: none
 	reopenings chan reopening   // what the server would do next
+
+	certificateLife time.Duration    // Config's
+	now             func() time.Time // Config's
 }
 
 // reopening is a node's request to have its store opened in another role.
@@ -104,6 +107,7 @@ func (c *cluster) run() {
 			return nil
 		},
 		ClusterAddr: c.addr, ClusterBind: c.bind, Version: "0.1.0", HeartbeatInterval: 50 * time.Millisecond, ForwardWait: patience,
+		CertificateLife: c.certificateLife, Now: c.now,
 		Handle: func(ctx context.Context, f *Forwarded) *ForwardedAnswer { return c.handle(ctx, f) },
 	})
 	if err != nil {

@@ -113,7 +113,12 @@ func (n *Node) authority(k Kind, set *setConfig) (*authority, error) {
 	if key == nil {
 		return nil, fmt.Errorf("the CA key of the %s set is not on this node", k)
 	}
-	return loadAuthority([]byte(set.CA), key)
+	ca, err := loadAuthority([]byte(set.CA), key)
+	if err != nil {
+		return nil, err
+	}
+	ca.life = n.cfg.CertificateLife
+	return ca, nil
 }
 
 // serverTLS is the configuration of the cluster port: TLS 1.3 only, mutual, without session tickets; the set is chosen by the protocol name.

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -20,7 +21,7 @@ import (
 // How long certificates are valid. They begin an hour in the past, so that clocks may differ.
 const (
 	caLife     = 20 * 365 * 24 * time.Hour
-	memberLife = 48 * time.Hour
+	memberLife = 72 * time.Hour // of a secondary's, unless Config.CertificateLife says otherwise; of a primary's always
 	backdate   = time.Hour
 )
 
@@ -47,6 +48,7 @@ func parseMember(u *url.URL) (set string, k Kind, id string, err error) {
 type authority struct {
 	cert *x509.Certificate
 	key  crypto.Signer
+	life time.Duration // of secondaries' certificates; 0: memberLife
 }
 
 // newAuthority makes the private CA of a set.
@@ -96,7 +98,7 @@ func (a *authority) signServer(pub crypto.PublicKey, k Kind, set string, now tim
 		URIs:        []*url.URL{memberURI(set, k, "")},
 		DNSNames:    []string{serverName(k, set)},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}, pub, now)
+	}, pub, now, memberLife)
 }
 
 // signSecondary certifies a secondary's key. The token's id in the subject binds it to one enrolment: revocation and a new token end it.
@@ -105,12 +107,12 @@ func (a *authority) signSecondary(pub crypto.PublicKey, p peer, now time.Time) (
 		Subject:     pkix.Name{CommonName: p.ID, SerialNumber: p.JTI},
 		URIs:        []*url.URL{memberURI(p.Set, p.Kind, p.ID)},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}, pub, now)
+	}, pub, now, cmp.Or(a.life, memberLife))
 }
 
-func (a *authority) sign(t *x509.Certificate, pub crypto.PublicKey, now time.Time) ([]byte, error) {
+func (a *authority) sign(t *x509.Certificate, pub crypto.PublicKey, now time.Time, life time.Duration) ([]byte, error) {
 	t.SerialNumber = newSerial()
-	t.NotBefore, t.NotAfter = now.Add(-backdate), now.Add(memberLife)
+	t.NotBefore, t.NotAfter = now.Add(-backdate), now.Add(life)
 	t.KeyUsage = x509.KeyUsageDigitalSignature
 	t.BasicConstraintsValid = true
 	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, pub, a.key)

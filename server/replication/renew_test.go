@@ -1,0 +1,132 @@
+package replication
+
+import (
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lockstepdb/lockstep/server/engine/enginetest"
+	"github.com/lockstepdb/lockstep/storage"
+)
+
+// shortLife is a certificate's life in these tests: long enough that a machine under load renews in the last third of it.
+const shortLife = 3 * time.Second
+
+// shortLived runs a primary whose secondaries' certificates end soon.
+func shortLived(t *testing.T) *cluster {
+	t.Helper()
+	p := newCapablePrimary(t)
+	p.stop()
+	p.certificateLife = shortLife
+	p.run()
+	if _, err := p.n.EnablePrimary(enginetest.Context(t), DR, p.bind); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func shift(by time.Duration) func() time.Time {
+	return func() time.Time { return time.Now().Add(by) }
+}
+
+func TestCertificatesAreRenewedUnderLoadWhateverTheClocksSay(t *testing.T) {
+	for name, off := range map[string]time.Duration{
+		"the clocks agree": 0, "the secondary's is ten minutes fast": 10 * time.Minute, "the secondary's is ten minutes slow": -10 * time.Minute,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := shortLived(t)
+			s := p.enrol(DR, "eu")
+			s.now = shift(off)
+			s.run()
+			p.caughtUp(DR, s)
+			var load sync.WaitGroup
+			stop := make(chan struct{})
+			load.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+						p.write(storage.KeyspaceID{7}, storage.Replicated, "k", 10)
+					}
+				}
+			})
+			keys := map[string]bool{}
+			s.until("three certificates came after the first, each for a key of its own", func() bool {
+				keys[string(s.e.NodeGet(noteTLSKey(DR)))] = true
+				return len(keys) > 3
+			})
+			close(stop)
+			load.Wait()
+			p.caughtUp(DR, s)
+			if d, err := s.n.renewalDue(DR); err != nil || !time.Now().Before(d.end) {
+				t.Errorf("the certificate in use ended at %v: %v", d.end, err)
+			}
+			if _, r := s.cost(DR); r.Repair+r.Rewind > 0 {
+				t.Errorf("renewing cost a comparison: %+v", r)
+			}
+			left := s.n.Status(DR)["certificate_expires_in_seconds"].(int64)
+			if left < -1 || left > int64(shortLife/time.Second) {
+				t.Errorf("status says that %d s are left, of a life of %v", left, shortLife)
+			}
+		})
+	}
+}
+
+func TestARenewalThatFailsIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	p := shortLived(t)
+	key := p.e.NodeGet(noteCAKey(DR))
+	s := p.follow(DR, "eu")
+	p.caughtUp(DR, s)
+	if err := p.e.NodeSet(map[string][]byte{noteCAKey(DR): nil}); err != nil {
+		t.Fatal(err)
+	}
+	first := string(s.e.NodeGet(noteTLSKey(DR)))
+	s.until("a renewal failed, which the log says", func() bool { return strings.Contains(s.logs.String(), "certificate not renewed, trying again") })
+	if string(s.e.NodeGet(noteTLSKey(DR))) != first {
+		t.Error("a failed renewal changed the key")
+	}
+	s.until("it is warned that the certificate ends soon", func() bool {
+		return strings.Contains(s.logs.String(), "less than a third of its life left") || strings.Contains(s.logs.String(), "certificate has ended")
+	})
+	p.write(storage.KeyspaceID{7}, storage.Replicated, "k", 10)
+	p.caughtUp(DR, s) // the link stays
+	if err := p.e.NodeSet(map[string][]byte{noteCAKey(DR): key}); err != nil {
+		t.Fatal(err)
+	}
+	s.until("a later attempt succeeded", func() bool { return string(s.e.NodeGet(noteTLSKey(DR))) != first })
+}
+
+func TestASecondaryWhoseCertificateEndedTakesANewTokenAndCopiesNothing(t *testing.T) {
+	t.Parallel()
+	p := shortLived(t)
+	s := p.follow(DR, "eu")
+	p.write(storage.KeyspaceID{7}, storage.Replicated, "before", 200)
+	p.caughtUp(DR, s)
+	s.stop()
+	p.write(storage.KeyspaceID{7}, storage.Replicated, "meanwhile", 50)
+	d, err := s.n.renewalDue(DR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.until("its certificate has ended", func() bool { return time.Now().After(d.end) })
+	s.restart()
+	s.until("status says what to do", func() bool {
+		reason, _ := s.n.Status(DR)["reason"].(string)
+		return strings.Contains(reason, "certificate has ended") && strings.Contains(reason, "update-primary")
+	})
+	if left := s.n.Status(DR)["certificate_expires_in_seconds"].(int64); left > 0 {
+		t.Errorf("status says that %d s are left", left)
+	}
+	if err := p.n.RevokeSecondary(enginetest.Context(t), DR, "eu"); err != nil {
+		t.Fatal(err)
+	}
+	s.repoint(DR, p, "eu")
+	bytes, r := s.cost(DR)
+	if bytes != 0 || r.Continue == 0 || r.Repair+r.Rewind+r.Bootstrap != 0 {
+		t.Errorf("it transferred %d bytes beside the stream, and went on as %+v; want it to continue only", bytes, r)
+	}
+}
