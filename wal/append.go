@@ -39,12 +39,21 @@ func (l *Log) Append(frames ...*Frame) error {
 		return err
 	}
 	s, next, t := l.grown(frames)
-	if err := writeFrames(l.active, s.id, t, frames); err != nil {
+	// Sealed before the transaction begins; bbolt needs the bytes until it has ended.
+	sealer := newSegmentSealer(l.cfg.Sealer, s.id)
+	stored, buf := sealer.sealFrames(l.buf, frames)
+	if l.buf = buf; cap(l.buf) > maxKeptBuffer {
+		l.buf = nil
+	}
+	if err := writeFrames(l.active, s.id, sealer.seal(nil, kindTail, 0, t.encode()), stored); err != nil {
 		return l.poison(err)
 	}
 	l.publish(s, next, frames)
 	return nil
 }
+
+// maxKeptBuffer is how much memory for sealing is kept from one Append to the next.
+const maxKeptBuffer = 8 << 20
 
 // checkFollows refuses frames that are out of place, or were changed after they were sealed.
 func (l *Log) checkFollows(frames []*Frame) error {

@@ -18,8 +18,10 @@
 //     damage and behind it, and Verify names each place.
 //   - Nothing is ever appended to a file that a crash may have left: Open seals
 //     the segment that was taking frames, and the next Append begins another.
-//   - Frames are stored as they were sealed: EncodeHeader and the entries give the
-//     same bytes on disk, on the wire and in every copy of the log.
+//   - Frames keep their bytes: EncodeHeader and the entries give the same ones in every copy of the log and on the
+//     wire, whatever they are sealed with on a disk (Config.Sealer). Checksum and chain hash are of these bytes.
+//   - With a Sealer nothing stored can be read but keys (indexes, names of notes), and no value opens at another place:
+//     what was changed or moved is damage, named like any other. A log that is not sealed is not opened with one.
 //
 // # What is not
 //
@@ -109,6 +111,16 @@
 //
 // The sum covers, each with its length (8) before it: base; key and value of each segment; key and
 // value of each note, all in the order of keys.
+//
+// # Sealed logs
+//
+// meta.db holds the key "sealed" in the bucket log. Every value of meta.db but "format" and "sealed", and in segments the
+// tail record, headers and entries, are what Sealer.Seal made of the bytes above, for the place
+//
+//	in meta.db      bucket, 0, key
+//	in a segment    kind (1): 0 header, 1 entry, 2 tail record; segment id (8); index (8), 0 for the tail record
+//
+// Sizes and numbers of bytes are those of the plain values.
 //
 // # Order of changes
 //

@@ -26,7 +26,8 @@ type Config struct {
 	SegmentEntries int    // or at this many entries; 262,144
 	RingBytes      int64  // newest frames kept in memory for readers; 64 MiB
 	Seam           boltfile.Seam
-	ReadOnly       bool // for check and dump: changes nothing, prepares nothing, and opens a log with damaged segments
+	Sealer         Sealer // seals everything stored but keys; nil: nothing is sealed
+	ReadOnly       bool   // for check and dump: changes nothing, prepares nothing, and opens a log with damaged segments
 }
 
 func (c *Config) fill() error {
@@ -57,6 +58,7 @@ type Log struct {
 
 	change sync.Mutex     // held by whatever changes the log: Append, Rotate, Truncate, Reset, Close
 	active *boltfile.File // the last segment's file while it takes frames; guarded by change
+	buf    []byte         // memory of sealed frames on their way into a segment; guarded by change
 
 	life sync.RWMutex // held for reading during each read of a file, for writing by Close
 

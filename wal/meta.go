@@ -33,6 +33,7 @@ var (
 	keyFormat      = []byte("format")
 	keyBase        = []byte("base")
 	keySum         = []byte("sum")
+	keySealed      = []byte("sealed")
 )
 
 // metaState is everything that meta.db holds. It is replaced, never changed.
@@ -44,20 +45,21 @@ type metaState struct {
 
 // meta keeps the segment list and the notes: one small file, each change one synced transaction.
 type meta struct {
-	file *boltfile.File
+	file   *boltfile.File
+	sealer Sealer
 
 	mu    sync.Mutex // one change at a time
 	state metaState  // as it is in the file; read it with load
 	stMu  sync.RWMutex
 }
 
-func openMeta(path string, o boltfile.Options) (*meta, error) {
+func openMeta(path string, o boltfile.Options, sealer Sealer) (*meta, error) {
 	o.Tie = true
 	f, err := boltfile.Open(path, o)
 	if err != nil {
 		return nil, err
 	}
-	m := &meta{file: f}
+	m := &meta{file: f, sealer: sealer}
 	if err := m.read(); err != nil {
 		_ = f.Close()
 		return nil, err
@@ -88,10 +90,17 @@ func (m *meta) read() error {
 		if err := checkMetaFormat(log.Get(keyFormat)); err != nil {
 			return err
 		}
-		if err := st.decode(log, segments, notes); err != nil {
+		if err := checkSealing(log, m.sealer); err != nil {
 			return err
 		}
-		if sum := st.sum(); !bytes.Equal(sum[:], log.Get(keySum)) {
+		if err := st.decode(log, segments, notes, m.sealer); err != nil {
+			return err
+		}
+		have, err := openMetaValue(m.sealer, bucketLog, keySum, log.Get(keySum))
+		if err != nil {
+			return err
+		}
+		if sum := st.sum(); !bytes.Equal(sum[:], have) {
 			return errors.New("segment list and notes do not match their checksum")
 		}
 		return st.check()
@@ -100,7 +109,7 @@ func (m *meta) read() error {
 		var corrupt *boltfile.CorruptError
 		var version *VersionError
 		switch {
-		case errors.As(err, &version):
+		case errors.As(err, &version), errors.Is(err, ErrSealing):
 			return fmt.Errorf("%s: %w", m.file.Path(), err)
 		case errors.As(err, &corrupt):
 			return err
@@ -121,12 +130,20 @@ func checkMetaFormat(b []byte) error {
 	return nil
 }
 
-func (st *metaState) decode(log, segments, notes *bolt.Bucket) (err error) {
-	if st.base, err = decodePlace(log.Get(keyBase)); err != nil {
+func (st *metaState) decode(log, segments, notes *bolt.Bucket, sealer Sealer) (err error) {
+	base, err := openMetaValue(sealer, bucketLog, keyBase, log.Get(keyBase))
+	if err != nil {
+		return err
+	}
+	if st.base, err = decodePlace(base); err != nil {
 		return err
 	}
 	err = segments.ForEach(func(k, v []byte) error {
-		s, err := decodeSegment(k, v)
+		plain, err := openMetaValue(sealer, bucketSegments, k, v)
+		if err != nil {
+			return err
+		}
+		s, err := decodeSegment(k, plain)
 		st.segments = append(st.segments, s)
 		return err
 	})
@@ -134,8 +151,9 @@ func (st *metaState) decode(log, segments, notes *bolt.Bucket) (err error) {
 		return err
 	}
 	return notes.ForEach(func(k, v []byte) error {
-		st.notes[string(k)] = append([]byte{}, v...)
-		return nil
+		plain, err := openMetaValue(sealer, bucketNotes, k, v)
+		st.notes[string(k)] = plain
+		return err
 	})
 }
 
@@ -190,7 +208,7 @@ func (m *meta) update(fn func(st *metaState) error) error {
 	if err := fn(&next); err != nil {
 		return err
 	}
-	err := m.file.Update(func(tx *bolt.Tx) error { return writeMeta(tx, &old, &next) })
+	err := m.file.Update(func(tx *bolt.Tx) error { return m.write(tx, &old, &next) })
 	if err != nil {
 		return err
 	}
@@ -200,26 +218,34 @@ func (m *meta) update(fn func(st *metaState) error) error {
 	return nil
 }
 
-func writeMeta(tx *bolt.Tx, old, next *metaState) error {
+func (m *meta) write(tx *bolt.Tx, old, next *metaState) error {
 	log, err := tx.CreateBucketIfNotExists(bucketLog)
 	if err != nil {
 		return err
 	}
 	sum := next.sum()
 	format := binary.BigEndian.AppendUint16([]byte(metaMagic), FormatVersion)
-	for _, kv := range [][2][]byte{{keyFormat, format}, {keyBase, encodePlace(next.base)}, {keySum, sum[:]}} {
+	own := [][2][]byte{
+		{keyFormat, format},
+		{keyBase, sealMeta(m.sealer, bucketLog, keyBase, encodePlace(next.base))},
+		{keySum, sealMeta(m.sealer, bucketLog, keySum, sum[:])},
+	}
+	if m.sealer != nil {
+		own = append(own, [2][]byte{keySealed, {1}})
+	}
+	for _, kv := range own {
 		if err := log.Put(kv[0], kv[1]); err != nil {
 			return err
 		}
 	}
-	if err := writeChanged(tx, bucketSegments, encodeSegments(old.segments), encodeSegments(next.segments)); err != nil {
+	if err := m.writeChanged(tx, bucketSegments, encodeSegments(old.segments), encodeSegments(next.segments)); err != nil {
 		return err
 	}
-	return writeChanged(tx, bucketNotes, old.notes, next.notes)
+	return m.writeChanged(tx, bucketNotes, old.notes, next.notes)
 }
 
 // writeChanged makes a bucket that holds old hold next.
-func writeChanged(tx *bolt.Tx, bucket []byte, old, next map[string][]byte) error {
+func (m *meta) writeChanged(tx *bolt.Tx, bucket []byte, old, next map[string][]byte) error {
 	b, err := tx.CreateBucketIfNotExists(bucket)
 	if err != nil {
 		return err
@@ -233,7 +259,7 @@ func writeChanged(tx *bolt.Tx, bucket []byte, old, next map[string][]byte) error
 	}
 	for k, v := range next {
 		if was, had := old[k]; !had || !bytes.Equal(was, v) {
-			if err := b.Put([]byte(k), v); err != nil {
+			if err := b.Put([]byte(k), sealMeta(m.sealer, bucket, []byte(k), v)); err != nil {
 				return err
 			}
 		}

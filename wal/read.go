@@ -15,7 +15,7 @@ var errMissing = errors.New("not there")
 
 // readFrame reads the frame that holds index and verifies it. What it returns
 // with an error is what could be decoded, perhaps the entries alone; nil when nothing could.
-func readFrame(f *boltfile.File, index uint64) (*Frame, error) {
+func readFrame(f *boltfile.File, index uint64, with Sealer) (*Frame, error) {
 	var fr *Frame
 	err := f.View(func(tx *bolt.Tx) error {
 		b := tx.Bucket(bucketFrames)
@@ -23,7 +23,7 @@ func readFrame(f *boltfile.File, index uint64) (*Frame, error) {
 			return fmt.Errorf("frames bucket: %w", errMissing)
 		}
 		var err error
-		fr, err = decodeFrame(b.Cursor(), index, tx.Size())
+		fr, err = decodeFrame(b.Cursor(), index, tx.Size(), sealerOf(with, f.Path()))
 		return err
 	})
 	if err == nil {
@@ -37,12 +37,16 @@ func readFrame(f *boltfile.File, index uint64) (*Frame, error) {
 
 // decodeFrame copies the frame that holds index out of the file, without verifying it. With an error it returns
 // what it came to.
-func decodeFrame(c *bolt.Cursor, index uint64, fileSize int64) (*Frame, error) {
+func decodeFrame(c *bolt.Cursor, index uint64, fileSize int64, s *segmentSealer) (*Frame, error) {
 	value, first, err := seekHeader(c, index)
 	if err != nil {
 		return nil, err
 	}
-	h, err := decodeHeader(value)
+	var h Header
+	plain, err := s.open(nil, kindHeader, first, value)
+	if err == nil {
+		h, err = decodeHeader(plain)
+	}
 	switch {
 	case err != nil:
 	case h.First != first:
@@ -51,27 +55,30 @@ func decodeFrame(c *bolt.Cursor, index uint64, fileSize int64) (*Frame, error) {
 		err = fmt.Errorf("header names %d bytes in a file of %d", h.Length, fileSize)
 	}
 	if err != nil {
-		return entriesAlone(c, first), err
+		return entriesAlone(c, first, s), err
 	}
 	fr := &Frame{Header: h, Entries: make([][]byte, 0, h.Count)}
 	buf := make([]byte, 0, h.Length)
+	var sealed error // the first entry that does not open; the others are still worth telling
 	for i := range uint64(h.Count) {
 		k, v := c.Next()
 		if at, kind, ok := parseKey(k); !ok || kind != kindEntry || at != h.First+i {
 			return fr, missingEntry(h.First+i, k)
 		}
-		if len(v) > cap(buf)-len(buf) {
-			return fr, fmt.Errorf("entry %d has %d bytes, more than its header leaves", h.First+i, len(v))
+		if n := len(v) - s.overhead(); n > cap(buf)-len(buf) {
+			return fr, fmt.Errorf("entry %d has %d bytes, more than its header leaves", h.First+i, n)
 		}
 		start := len(buf)
-		buf = append(buf, v...)
+		if buf, err = s.open(buf, kindEntry, h.First+i, v); err != nil && sealed == nil {
+			sealed = fmt.Errorf("entry %d: %w", h.First+i, err)
+		}
 		fr.Entries = append(fr.Entries, buf[start:len(buf):len(buf)])
 	}
-	return fr, nil
+	return fr, sealed
 }
 
 // entriesAlone copies the entries that follow a header that cannot be read, up to the next header. Nothing else is known of their frame.
-func entriesAlone(c *bolt.Cursor, first uint64) *Frame {
+func entriesAlone(c *bolt.Cursor, first uint64, s *segmentSealer) *Frame {
 	fr := &Frame{Header: Header{First: first}}
 	for size := 0; fr.Count < MaxFrameEntries && size <= MaxFrameBytes; {
 		k, v := c.Next()
@@ -79,7 +86,8 @@ func entriesAlone(c *bolt.Cursor, first uint64) *Frame {
 		if !ok || kind != kindEntry || at != first+uint64(fr.Count) {
 			break
 		}
-		fr.Entries = append(fr.Entries, append([]byte{}, v...))
+		e, _ := s.open([]byte{}, kindEntry, at, v) // one that does not open is shown as empty
+		fr.Entries = append(fr.Entries, e)
 		fr.Count++
 		size += len(v)
 	}

@@ -41,7 +41,7 @@ func (l *Log) frame(index uint64, resets int) (f *Frame, wake <-chan struct{}, e
 // path. With an error it returns what could be decoded.
 func (l *Log) readAt(path string, index uint64) (f *Frame, err error) {
 	err = l.onFile(path, func(file *boltfile.File) (err error) {
-		f, err = readFrame(file, index)
+		f, err = readFrame(file, index, l.cfg.Sealer)
 		return err
 	})
 	return f, err

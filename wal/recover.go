@@ -40,7 +40,7 @@ func Open(cfg Config) (*Log, Report, error) {
 	if err := prepareDir(cfg); err != nil {
 		return nil, Report{}, err
 	}
-	m, err := openMeta(filepath.Join(cfg.Dir, metaName), boltfile.Options{ReadOnly: cfg.ReadOnly, Seam: cfg.Seam})
+	m, err := openMeta(filepath.Join(cfg.Dir, metaName), boltfile.Options{ReadOnly: cfg.ReadOnly, Seam: cfg.Seam}, cfg.Sealer)
 	if err != nil {
 		return nil, Report{}, err
 	}
@@ -167,12 +167,12 @@ func (l *Log) checkListed() error {
 func (l *Log) checkSealed(s *segment) error {
 	path := s.path(l.cfg.Dir)
 	return l.handles.with(path, func(f *boltfile.File) error {
-		t, ok, err := readTail(f, s.id)
+		t, ok, err := readTail(f, s.id, l.cfg.Sealer)
 		if err != nil {
 			return err
 		}
 		if s.cut {
-			return checkCut(f, s)
+			return checkCut(f, s, l.cfg.Sealer)
 		}
 		if !ok || t.last != s.end.Index || t.chain != s.end.Chain {
 			return &boltfile.CorruptError{File: path, What: fmt.Sprintf("it ends at index %d, and the segment list says %d", t.last, s.end.Index)}
@@ -181,8 +181,8 @@ func (l *Log) checkSealed(s *segment) error {
 	})
 }
 
-func checkCut(f *boltfile.File, s *segment) error {
-	fr, err := readFrame(f, s.end.Index)
+func checkCut(f *boltfile.File, s *segment, with Sealer) error {
+	fr, err := readFrame(f, s.end.Index, with)
 	if err == nil && (fr.Last() != s.end.Index || fr.Chain != s.end.Chain) {
 		err = &boltfile.CorruptError{File: f.Path(), What: fmt.Sprintf("the frame at index %d is not the one that the segment list names", s.end.Index)}
 	}
@@ -196,7 +196,7 @@ func (l *Log) recoverActive(s *segment, report *Report) error {
 	path := s.path(l.cfg.Dir)
 	known := false
 	err := l.handles.with(path, func(f *boltfile.File) error {
-		sc := scan{file: f, segment: &found, report: report}
+		sc := scan{file: f, segment: &found, report: report, with: l.cfg.Sealer}
 		err := sc.run()
 		if err != nil && l.cfg.ReadOnly {
 			known = sc.salvage()
@@ -273,6 +273,7 @@ type scan struct {
 	file    *boltfile.File
 	segment *segment // in: as listed; out: what is in the file
 	report  *Report
+	with    Sealer
 
 	tail  *tail // nil: not read, or wrong
 	at    place // end of the last good frame
@@ -285,7 +286,7 @@ type scan struct {
 
 func (sc *scan) run() error {
 	sc.at = sc.segment.end
-	t, committed, err := readTail(sc.file, sc.segment.id)
+	t, committed, err := readTail(sc.file, sc.segment.id, sc.with)
 	if err != nil {
 		return err
 	}
@@ -331,7 +332,7 @@ func (sc *scan) salvage() (known bool) {
 
 // frame verifies the frame that must begin at index.
 func (sc *scan) frame(index uint64) error {
-	f, err := readFrame(sc.file, index)
+	f, err := readFrame(sc.file, index, sc.with)
 	switch {
 	case err != nil:
 		return err

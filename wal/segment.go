@@ -132,7 +132,7 @@ func checkSegmentHeader(b []byte, id segmentID) error {
 
 // readTail checks a segment's header and returns its tail record; ok is false
 // when nothing was ever committed to the file.
-func readTail(f *boltfile.File, id segmentID) (t tail, ok bool, err error) {
+func readTail(f *boltfile.File, id segmentID, with Sealer) (t tail, ok bool, err error) {
 	err = f.View(func(tx *bolt.Tx) error {
 		b := tx.Bucket(bucketSegment)
 		if b == nil && tx.ID() == 1 {
@@ -145,7 +145,11 @@ func readTail(f *boltfile.File, id segmentID) (t tail, ok bool, err error) {
 			return err
 		}
 		ok = true
-		t, err = decodeTail(b.Get(keyTail))
+		plain, err := newSegmentSealer(with, id).open(nil, kindTail, 0, b.Get(keyTail))
+		if err != nil {
+			return fmt.Errorf("tail record: %w", err)
+		}
+		t, err = decodeTail(plain)
 		return err
 	})
 	return t, ok, segmentError(f.Path(), 0, err)
@@ -165,7 +169,7 @@ func parseKey(k []byte) (index uint64, kind byte, ok bool) {
 }
 
 // writeFrames commits frames with the tail after them: all of it or nothing.
-func writeFrames(f *boltfile.File, id segmentID, t tail, frames []*Frame) error {
+func writeFrames(f *boltfile.File, id segmentID, tail []byte, frames []storedFrame) error {
 	return f.Update(func(tx *bolt.Tx) error {
 		seg, err := tx.CreateBucketIfNotExists(bucketSegment)
 		if err != nil {
@@ -179,24 +183,24 @@ func writeFrames(f *boltfile.File, id segmentID, t tail, frames []*Frame) error 
 		if err := seg.Put(keyHeader, encodeSegmentHeader(id)); err != nil {
 			return fmt.Errorf("%s: %w", f.Path(), err)
 		}
-		if err := seg.Put(keyTail, t.encode()); err != nil {
+		if err := seg.Put(keyTail, tail); err != nil {
 			return fmt.Errorf("%s: %w", f.Path(), err)
 		}
-		for _, fr := range frames {
-			if err := putFrame(log, fr); err != nil {
-				return fmt.Errorf("%s: frame at index %d: %w", f.Path(), fr.First, err)
+		for i := range frames {
+			if err := putFrame(log, &frames[i]); err != nil {
+				return fmt.Errorf("%s: frame at index %d: %w", f.Path(), frames[i].first, err)
 			}
 		}
 		return nil
 	})
 }
 
-func putFrame(b *bolt.Bucket, f *Frame) error {
-	if err := b.Put(frameKey(f.First, kindHeader), f.EncodeHeader()); err != nil {
+func putFrame(b *bolt.Bucket, f *storedFrame) error {
+	if err := b.Put(frameKey(f.first, kindHeader), f.header); err != nil {
 		return err
 	}
-	for i, e := range f.Entries {
-		if err := b.Put(frameKey(f.First+uint64(i), kindEntry), e); err != nil {
+	for i, e := range f.entries {
+		if err := b.Put(frameKey(f.first+uint64(i), kindEntry), e); err != nil {
 			return err
 		}
 	}
