@@ -196,7 +196,12 @@ func (c *checker) row(id KeyspaceID, leaf *merkle.Leaf, key, value []byte) *merk
 		c.damage(id, key, "the record cannot be read: %v", err)
 	}
 	k := c.s.keys.key(id)
-	d := k.Record(key, r.value)
+	d := r.digest
+	if value, unread := c.s.seal.value(id, key, &r); unread == nil {
+		d = k.Record(key, value)
+	} else if err == nil {
+		c.damage(id, key, "the record cannot be read: %v", unread)
+	}
 	c.have.Replace(nil, &d)
 	if err == nil && d != r.digest {
 		c.damage(id, key, "the record does not hash to its digest")

@@ -134,7 +134,7 @@ func checkReindexed(t *testing.T, s *storage.State, path string, records int, ab
 		t.Fatal(err)
 	}
 	want := map[storage.KeyspaceID]*merkle.Total{}
-	err := storage.ReadRaw(path, func(ks storage.KeyspaceID, key, value []byte) error {
+	err := storage.ReadRaw(path, nil, func(ks storage.KeyspaceID, key, value []byte) error {
 		if want[ks] == nil {
 			want[ks] = &merkle.Total{}
 		}

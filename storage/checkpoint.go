@@ -84,7 +84,7 @@ func (s *State) flush(ctx context.Context, f *frozenState) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		var chunk []change
+		var chunk []chunkRow
 		chunk, more = s.nextChunk(&it, more)
 		if !more {
 			mark.Applied, mark.Chain = f.pos, f.chain
@@ -112,20 +112,35 @@ func (s *State) flush(ctx context.Context, f *frozenState) error {
 	return s.finishCheckpoint(f, mark)
 }
 
+// chunkRow is a change of a table with the row that it becomes, sealed before the transaction begins.
+type chunkRow struct {
+	key string
+	rec *rec
+	row []byte // nil when it is deleted
+}
+
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
+
 // nextChunk takes the changes of the next transaction; more is false when they are the last.
-func (s *State) nextChunk(it *btree.MapIter[string, *rec], more bool) ([]change, bool) {
-	var chunk []change
+func (s *State) nextChunk(it *btree.MapIter[string, *rec], more bool) ([]chunkRow, bool) {
+	var chunk []chunkRow
+	var rows slab
 	var size int64
 	for more && len(chunk) < s.opts.ChunkRecords && size < s.opts.ChunkBytes {
-		chunk = append(chunk, change{it.Key(), it.Value()})
-		size += int64(len(it.Key()) + len(it.Value().value))
+		c := chunkRow{key: it.Key(), rec: it.Value()}
+		if !c.rec.deleted {
+			ks, key := splitTableKey(c.key)
+			c.row = s.seal.appendRow(rows.take(s.seal.rowSize(c.rec.value)), ks, bytesOf(key), c.rec.index, &c.rec.digest, c.rec.value)
+		}
+		chunk = append(chunk, c)
+		size += int64(len(c.key) + len(c.rec.value))
 		more = it.Next()
 	}
 	return chunk, more
 }
 
 // write brings a chunk of a table into the file.
-func (t *fileTx) write(chunk []change, f *frozenState) error {
+func (t *fileTx) write(chunk []chunkRow, f *frozenState) error {
 	for i := range chunk {
 		ks, k := splitTableKey(chunk[i].key)
 		live, ok := f.live.Get(chunk[i].key[:idSize])
@@ -136,11 +151,11 @@ func (t *fileTx) write(chunk []change, f *frozenState) error {
 		if err != nil {
 			return fmt.Errorf("%s: keyspace %s: %w", t.s.opts.Path, ks, err)
 		}
-		key, r := unsafe.Slice(unsafe.StringData(k), len(k)), chunk[i].rec
+		key, r := bytesOf(k), chunk[i].rec
 		old := w.stored(key)
 		switch {
 		case !r.deleted:
-			err = w.put(key, r.index, &r.digest, r.value, old)
+			err = w.put(key, chunk[i].row, &r.digest, old)
 		case old != nil:
 			err = w.remove(key, old)
 		}
@@ -235,7 +250,11 @@ func (s *State) verifyTouched(view *fileView, f *frozenState) {
 			digestKey := s.keys.key(ks)
 			for i := range rows {
 				budget -= int64(len(rows[i].value))
-				if digestKey.Record(rows[i].key, rows[i].value) != rows[i].digest {
+				value, err := s.seal.value(ks, rows[i].key, &rows[i].row)
+				switch {
+				case err != nil:
+					s.found(ks, rows[i].key, "the record cannot be read: %v", err)
+				case digestKey.Record(rows[i].key, value) != rows[i].digest:
 					s.found(ks, rows[i].key, "the record does not hash to its digest")
 				}
 			}

@@ -14,6 +14,8 @@
 //     *Damage or a *boltfile.CorruptError, both naming the file.
 //   - After a crash at any moment, Open and applying again from Mark().Applied+1
 //     give the same state. Applying an entry twice is harmless.
+//   - With Options.Sealer no value can be read in the file, and none opens under another key or as another version. A file
+//     that is not sealed is not opened with one.
 //   - The file's leaves and totals are those of exactly what it holds, in every
 //     transaction.
 //   - A View is one moment; nothing changes in it.
@@ -63,13 +65,15 @@
 //
 //	bucket       key            value
 //	meta         "format"       version (2)
-//	             "mark"         mark, below
+//	             "sealed"       1, in a file whose values are sealed
+//	             "mark"         mark, below; sealed in such a file, for the place "m"
 //	keyspaces    id (16)        scope (1), detached at (8), floor (8), count (8), sum (32), crc (4)
 //	"r" + id     record's key   crc (4) over key, flags, index and digest; flags (1), index (8), digest (32), value
 //	"l" + id     0, low key     level (1), count (8), sum (32), crc (4)
 //
-// flags of a record: 1 compressed, 2 sealed, both reserved; a record with a
-// flag that this program does not know is refused. The first leaf has the empty low key.
+// flags of a record: 1 compressed, reserved; 2 sealed: its value is what Sealer.Seal made for the place "r", keyspace (16),
+// index (8), key. A record with a flag that this program does not know is refused. Keys, counts and keyed digests are
+// never sealed. The first leaf has the empty low key.
 // detached at: own index of the drop, 0 when attached. A keyspace is never forgotten: when
 // the records of a detached one are gone, its entry says that the id was used.
 //

@@ -85,10 +85,13 @@ func (c *fileCursor) load(key []byte) error {
 func (c *fileCursor) record() (Record, error) {
 	row := &c.rows[c.at]
 	r := Record{Key: row.key, Digest: row.digest, Index: row.index}
-	err := c.v.read(func() error {
-		r.Value = append(make([]byte, 0, len(row.value)), row.value...)
-		return nil
+	err := c.v.read(func() (err error) {
+		r.Value, err = c.v.value(c.ks, r.Key, &row.row)
+		return err
 	})
+	if r.Value == nil {
+		r.Value = []byte{}
+	}
 	if err != nil {
 		return Record{}, err
 	}

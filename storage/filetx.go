@@ -68,7 +68,7 @@ func (t *fileTx) finish(m *Mark) error {
 			return fmt.Errorf("%s: entry of keyspace %s: %w", t.s.opts.Path, id, err)
 		}
 	}
-	return meta.Put(keyMark, encodeMark(m, t.s.kspace))
+	return meta.Put(keyMark, t.s.seal.sealMark(encodeMark(m, t.s.kspace)))
 }
 
 // keyspace returns what the file holds of a keyspace, made when it is new, to be written at the end.
@@ -110,7 +110,7 @@ type ksWriter struct {
 	key          *merkle.Key
 	rows, leaves *bolt.Bucket
 	touched      map[string]struct{} // low keys of leaves that changed, came or went
-	buf          []byte
+	slab         slab
 }
 
 // stored returns the digest that the file has beside a key; nil when it has no such row. It was found in
@@ -127,10 +127,9 @@ func (w *ksWriter) stored(key []byte) *merkle.Digest {
 	return &r.digest
 }
 
-// put writes a row over what stood there (old; nil: nothing).
-func (w *ksWriter) put(key []byte, index uint64, digest *merkle.Digest, value []byte, old *merkle.Digest) error {
-	// bbolt keeps the value until the commit: each needs memory of its own.
-	row := appendRow(w.take(rowHeader+len(value)), key, index, digest, value)
+// put writes a row over what stood there (old; nil: nothing). bbolt keeps the row until the commit: each needs memory of
+// its own.
+func (w *ksWriter) put(key, row []byte, digest, old *merkle.Digest) error {
 	if err := w.rows.Put(key, row); err != nil {
 		return fmt.Errorf("put key %q: %w", key, err)
 	}
@@ -141,7 +140,7 @@ func (w *ksWriter) put(key []byte, index uint64, digest *merkle.Digest, value []
 		}
 	}
 	w.t.records++
-	w.t.bytes += int64(len(key) + len(value))
+	w.t.bytes += int64(len(key) + len(row))
 	return nil
 }
 
@@ -198,16 +197,25 @@ func (w *ksWriter) writeLeaves() error {
 	return nil
 }
 
+// row makes the bytes of a row.
+func (w *ksWriter) row(key []byte, index uint64, digest *merkle.Digest, value []byte) []byte {
+	return w.t.s.seal.appendRow(w.slab.take(w.t.s.seal.rowSize(value)), w.id, key, index, digest, value)
+}
+
+// slab is memory that is handed out in pieces.
+type slab []byte
+
 // take returns an empty slice with room for n bytes that nothing else uses.
-func (w *ksWriter) take(n int) []byte {
-	const slab = 256 << 10
-	if n > slab/4 {
+func (s *slab) take(n int) []byte {
+	const size = 256 << 10
+	if n > size/4 {
 		return make([]byte, 0, n)
 	}
-	if n > cap(w.buf)-len(w.buf) {
-		w.buf = make([]byte, 0, slab)
+	b := *s
+	if n > cap(b)-len(b) {
+		b = make([]byte, 0, size)
 	}
-	at := len(w.buf)
-	w.buf = w.buf[:at+n]
-	return w.buf[at : at : at+n]
+	at := len(b)
+	*s = b[:at+n]
+	return b[at : at : at+n]
 }

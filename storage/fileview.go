@@ -91,8 +91,8 @@ func (v *fileView) get(ks KeyspaceID, key []byte) (Record, error) {
 		}
 		found = true
 		r.Digest, r.Index = row.digest, row.index
-		r.Value = bytes.Clone(row.value)
-		return nil
+		r.Value, err = v.value(ks, key, &row)
+		return err
 	})
 	switch {
 	case err != nil:
@@ -106,6 +106,20 @@ func (v *fileView) get(ks KeyspaceID, key []byte) (Record, error) {
 		r.Value = []byte{}
 	}
 	return r, nil
+}
+
+// value returns a row's value in memory of its own. To be called under Guard.
+func (v *fileView) value(ks KeyspaceID, key []byte, r *row) ([]byte, error) {
+	value, err := v.state.seal.value(ks, key, r)
+	switch {
+	case err != nil && keyMissing(err):
+		return nil, fmt.Errorf("%s: keyspace %s, key %q: %w", v.state.opts.Path, ks, key, err)
+	case err != nil:
+		return nil, v.state.found(ks, key, "the record cannot be read: %v", err)
+	case r.flags&rowSealed == 0:
+		value = bytes.Clone(value)
+	}
+	return value, nil
 }
 
 // old returns a record's digest and index, its value unread.

@@ -38,7 +38,7 @@ var errChecksum = errors.New("its checksum does not match")
 
 // ---- rows
 
-// Flags of a row. Both are reserved: no program writes them yet.
+// Flags of a row. A compressed one is reserved: no program writes it yet.
 const (
 	rowCompressed = 1 << iota
 	rowSealed
@@ -49,7 +49,7 @@ const (
 	rowHeader = rowCRC + 1 + 8 + 32 // crc, flags, index, digest
 )
 
-// row is a record as the file holds it; value aliases the file's page.
+// row is a record as the file holds it; value aliases the file's page and may be sealed: see sealing.value.
 type row struct {
 	flags  byte
 	index  uint64
@@ -57,14 +57,14 @@ type row struct {
 	value  []byte
 }
 
-// appendRow appends a row's bytes.
-func appendRow(b, key []byte, index uint64, digest *merkle.Digest, value []byte) []byte {
+// appendRowHeader appends a row's bytes before its value.
+func appendRowHeader(b, key []byte, flags byte, index uint64, digest *merkle.Digest) []byte {
 	at := len(b)
-	b = append(b, 0, 0, 0, 0, 0)
+	b = append(b, 0, 0, 0, 0, flags)
 	b = binary.BigEndian.AppendUint64(b, index)
 	b = append(b, digest[:]...)
 	binary.BigEndian.PutUint32(b[at:], sum(key, b[at+rowCRC:at+rowHeader]))
-	return append(b, value...)
+	return b
 }
 
 // decodeRow reads a row; its value is not compared with its digest. The row is
@@ -80,7 +80,7 @@ func decodeRow(key, b []byte) (r row, err error) {
 	if binary.BigEndian.Uint32(b) != sum(key, b[rowCRC:rowHeader]) {
 		return r, errChecksum
 	}
-	if r.flags != 0 {
+	if r.flags&^rowSealed != 0 {
 		return r, &wal.VersionError{What: fmt.Sprintf("record with flags %#x", r.flags), Got: FormatVersion + 1, Have: FormatVersion}
 	}
 	return r, nil

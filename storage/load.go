@@ -28,7 +28,7 @@ type loaded struct {
 	summary   merkle.Total
 }
 
-func loadFile(f *boltfile.File) (*loaded, error) {
+func loadFile(f *boltfile.File, s sealing) (*loaded, error) {
 	l := &loaded{keyspaces: map[KeyspaceID]*diskInfo{}}
 	corrupt := func(what string, err error) error {
 		return &boltfile.CorruptError{File: f.Path(), What: what, Err: err}
@@ -41,8 +41,14 @@ func loadFile(f *boltfile.File) (*loaded, error) {
 		if err := checkFormat(f.Path(), meta.Get(keyFormat)); err != nil {
 			return err
 		}
-		var err error
-		if l.mark, l.summary, err = decodeMark(meta.Get(keyMark)); err != nil {
+		if err := s.check(f.Path(), meta); err != nil {
+			return err
+		}
+		mark, err := s.openMark(meta.Get(keyMark))
+		if err == nil {
+			l.mark, l.summary, err = decodeMark(mark)
+		}
+		if err != nil {
 			return corrupt("the mark of its last checkpoint cannot be read", err)
 		}
 		c := keyspaces.Cursor()

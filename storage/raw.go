@@ -2,16 +2,18 @@ package storage
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/lockstepdb/lockstep/internal/boltfile"
+	"github.com/lockstepdb/lockstep/wal"
 )
 
 // ReadRaw calls fn for each record of a state file, using no digest and no index: what is there, is there. For checks that must not
-// trust what they check. Records of detached keyspaces are among them.
-func ReadRaw(path string, fn func(ks KeyspaceID, key, value []byte) error) error {
+// trust what they check. Records of detached keyspaces are among them. with opens the values of a sealed file.
+func ReadRaw(path string, with wal.Sealer, fn func(ks KeyspaceID, key, value []byte) error) error {
 	f, err := boltfile.Open(path, boltfile.Options{ReadOnly: true, Tie: true})
 	if err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
@@ -27,7 +29,11 @@ func ReadRaw(path string, fn func(ks KeyspaceID, key, value []byte) error) error
 				if len(v) < rowHeader {
 					return &Damage{File: path, Keyspace: id, Key: bytes.Clone(k), What: fmt.Sprintf("a row of %d bytes is too short", len(v))}
 				}
-				return fn(id, bytes.Clone(k), bytes.Clone(v[rowHeader:]))
+				value, err := sealing{with}.value(id, k, &row{flags: v[rowCRC] & rowSealed, index: binary.BigEndian.Uint64(v[rowCRC+1:]), value: v[rowHeader:]})
+				if err != nil {
+					return &Damage{File: path, Keyspace: id, Key: bytes.Clone(k), What: fmt.Sprintf("the record cannot be read: %v", err)}
+				}
+				return fn(id, bytes.Clone(k), bytes.Clone(value))
 			})
 		})
 	})

@@ -119,9 +119,18 @@ func (r *reindexer) scan(id KeyspaceID, next []byte, b *leafBuilder) (fixes []ra
 				r.wrong++
 				continue
 			}
-			d := key.Record(k, row.value)
+			value, unread := r.s.seal.value(id, k, &row)
+			if keyMissing(unread) {
+				return fmt.Errorf("keyspace %s, key %q: %w", id, k, unread)
+			}
+			if unread != nil { // its value is lost
+				fixes = append(fixes, rangeOp{key: bytes.Clone(k)})
+				r.wrong++
+				continue
+			}
+			d := key.Record(k, value)
 			if err != nil || d != row.digest {
-				rec := &Record{Value: bytes.Clone(row.value), Index: row.index}
+				rec := &Record{Value: bytes.Clone(value), Index: row.index}
 				if err != nil && row.index > r.s.pos.Index {
 					rec.Index = 0
 				}
@@ -150,7 +159,7 @@ func (t *fileTx) fix(id KeyspaceID, fixes []rangeOp) error {
 		if f.rec == nil {
 			err = rows.Delete(f.key)
 		} else {
-			err = rows.Put(f.key, appendRow(nil, f.key, f.rec.Index, &f.digest, f.rec.Value))
+			err = rows.Put(f.key, t.s.seal.appendRow(nil, id, f.key, f.rec.Index, &f.digest, f.rec.Value))
 		}
 		if err != nil {
 			return fmt.Errorf("%s: keyspace %s, key %q: %w", t.s.opts.Path, id, f.key, err)

@@ -23,6 +23,7 @@ type Options struct {
 	// from the set's digest secret, so that applying never needs a mount table).
 	Key          func(KeyspaceID) merkle.Key
 	Seam         boltfile.Seam
+	Sealer       wal.Sealer // seals values and mark; nil: nothing is sealed
 	ReadOnly     bool
 	ChunkRecords int   // records of one checkpoint transaction; 16,384
 	ChunkBytes   int64 // 16 MiB
@@ -60,6 +61,7 @@ type State struct {
 	opts Options
 	file *boltfile.File
 	keys keyring
+	seal sealing
 
 	mu      sync.RWMutex             // guards all until the next blank line
 	active  *table                   // takes what is applied
@@ -84,8 +86,12 @@ type State struct {
 	failed  error                    // a change of the file failed: no further one
 }
 
-// Create makes an empty state file. It refuses when the file exists.
-func Create(path string) error {
+// Create makes an empty state file that is not sealed. It refuses when the file exists.
+func Create(path string) error { return CreateSealed(path, nil) }
+
+// CreateSealed is Create for a file whose values a Sealer seals.
+func CreateSealed(path string, with wal.Sealer) error {
+	s := sealing{with}
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("create %s: %w", path, os.ErrExist)
 	}
@@ -101,10 +107,10 @@ func Create(path string) error {
 		if _, err := tx.CreateBucket(bucketKeyspaces); err != nil {
 			return err
 		}
-		if err := meta.Put(keyFormat, []byte{FormatVersion >> 8, FormatVersion & 0xff}); err != nil {
+		if err := s.putFormat(meta); err != nil {
 			return err
 		}
-		return meta.Put(keyMark, encodeMark(&Mark{}, merkle.Total{}))
+		return meta.Put(keyMark, s.sealMark(encodeMark(&Mark{}, merkle.Total{})))
 	})
 	if cerr := f.Close(); err == nil {
 		err = cerr
@@ -136,7 +142,7 @@ func Open(o Options) (*State, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
-	s := &State{opts: o, file: f, active: newTable(), keys: keyring{of: o.Key}}
+	s := &State{opts: o, file: f, active: newTable(), keys: keyring{of: o.Key}, seal: sealing{o.Sealer}}
 	if err := s.load(); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("open state: %w", err)
@@ -163,7 +169,7 @@ func openFile(o *Options) (*boltfile.File, error) {
 
 // load fills a new State from its file.
 func (s *State) load() error {
-	l, err := loadFile(s.file)
+	l, err := loadFile(s.file, s.seal)
 	if err != nil {
 		return err
 	}

@@ -226,7 +226,7 @@ func (t *fileTx) step(ks KeyspaceID, scope Scope, walk *rangeWalk) error {
 		if op.rec == nil {
 			err = w.remove(op.key, op.old)
 		} else {
-			err = w.put(op.key, op.rec.Index, &op.digest, op.rec.Value, op.old)
+			err = w.put(op.key, w.row(op.key, op.rec.Index, &op.digest, op.rec.Value), &op.digest, op.old)
 		}
 		if err != nil {
 			return err
@@ -291,8 +291,11 @@ func (r *rangeWalk) compare(w *ksWriter, order int, k, v []byte) (op rangeOp, di
 	op.rec = &r.recs[0]
 	op.key = op.rec.Key
 	op.digest = w.key.Record(op.key, op.rec.Value)
-	same := order == 0 && damaged == nil && have.digest == op.digest && bytes.Equal(have.value, op.rec.Value)
-	return op, !same
+	if order != 0 || damaged != nil || have.digest != op.digest {
+		return op, true
+	}
+	value, err := w.t.s.seal.value(w.id, k, &have)
+	return op, err != nil || !bytes.Equal(value, op.rec.Value)
 }
 
 // sweepStep removes some rows of a detached keyspace, and its buckets with the last of them.

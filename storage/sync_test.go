@@ -327,7 +327,7 @@ func TestSweepRemovesDetachedRecordsInBoundedSteps(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := 0
-	err := storage.ReadRaw(path, func(ks storage.KeyspaceID, key, value []byte) error {
+	err := storage.ReadRaw(path, nil, func(ks storage.KeyspaceID, key, value []byte) error {
 		if want := w.recs[ks][string(key)]; ks != ksID(2) || !bytes.Equal(want.Value, value) {
 			t.Errorf("raw record %s %q: got %q, want %q", ks, key, value, want.Value)
 		}

@@ -43,14 +43,20 @@ const digestSecretSize = 32
 // Create makes a new, empty store in dir (which must be empty or missing). A zero Lineage in id
 // mints one; a Verbatim store takes its primary's with BeginSync. A missing cluster id or digest secret is minted too. notes are
 // node-scope records, as NodeSet takes them. When it returns nil the store is durable; after an error dir may hold a part of one.
+// Nothing in it is sealed.
 func Create(dir string, id Identity, notes map[string][]byte) error {
+	return CreateSealed(dir, id, notes, nil)
+}
+
+// CreateSealed is Create for a store that is sealed from its first byte on.
+func CreateSealed(dir string, id Identity, notes map[string][]byte, with wal.Sealer) error {
 	if err := emptyDir(dir); err != nil {
 		return fmt.Errorf("create a store: %w", err)
 	}
 	if err := id.complete(); err != nil {
 		return fmt.Errorf("create a store in %s: %w", dir, err)
 	}
-	if err := storage.Create(filepath.Join(dir, stateFile)); err != nil {
+	if err := storage.CreateSealed(filepath.Join(dir, stateFile), with); err != nil {
 		return fmt.Errorf("create a store in %s: %w", dir, err)
 	}
 	all := map[string][]byte{noteIdentity: mustJSON(id)}
@@ -58,14 +64,14 @@ func Create(dir string, id Identity, notes map[string][]byte) error {
 		all[noteNode+k] = v
 	}
 	// The log comes last: a store is one when its log has an identity.
-	if err := createLog(filepath.Join(dir, logDir), func(l *wal.Log) error { return l.SetNotes(all) }); err != nil {
+	if err := createLog(filepath.Join(dir, logDir), with, func(l *wal.Log) error { return l.SetNotes(all) }); err != nil {
 		return fmt.Errorf("create a store in %s: %w", dir, err)
 	}
 	return syncDirs(dir, filepath.Dir(dir))
 }
 
-func createLog(dir string, fill func(*wal.Log) error) error {
-	l, _, err := wal.Open(wal.Config{Dir: dir})
+func createLog(dir string, with wal.Sealer, fill func(*wal.Log) error) error {
+	l, _, err := wal.Open(wal.Config{Dir: dir, Sealer: with})
 	if err != nil {
 		return err
 	}

@@ -77,6 +77,7 @@ type Config struct {
 	RetainAge          time.Duration // 24 h
 	MinFree            int64         // bytes of free disk below which writes are refused; 512 MiB, the reserve file included; negative: off
 	Seam               boltfile.Seam
+	Sealer             wal.Sealer // seals log, state, spool and notes; nil: nothing is sealed
 	Now                func() time.Time
 
 	// Repairable says that a primary holds what this store holds (DR and performance secondaries): a damaged log is

@@ -18,20 +18,24 @@ type Offline struct {
 	State    *storage.State
 	History  []Reign
 
-	dir  string
-	keys *keyring
+	dir    string
+	keys   *keyring
+	sealer wal.Sealer
 }
 
 // Inspect opens a store read-only; damage that prevents it is a *boltfile.CorruptError. Damaged segments of the log do not:
 // Check names them, and reading them fails.
-func Inspect(dir string) (*Offline, error) {
-	wc := walConfig(Config{Dir: dir}.withDefaults())
+func Inspect(dir string) (*Offline, error) { return InspectSealed(dir, nil) }
+
+// InspectSealed is Inspect of a store that is sealed.
+func InspectSealed(dir string, with wal.Sealer) (*Offline, error) {
+	wc := walConfig(Config{Dir: dir, Sealer: with}.withDefaults())
 	wc.ReadOnly = true
 	log, _, err := wal.Open(wc)
 	if err != nil {
 		return nil, fmt.Errorf("inspect the store %s: %w", dir, err)
 	}
-	o := &Offline{Log: log, dir: dir}
+	o := &Offline{Log: log, dir: dir, sealer: with}
 	if err := o.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("inspect the store %s: %w", dir, err), log.Close())
 	}
@@ -47,7 +51,7 @@ func (o *Offline) open() error {
 		return err
 	}
 	o.Identity, o.keys = *id, &keyring{secret: id.DigestSecret}
-	o.State, err = storage.Open(storage.Options{Path: filepath.Join(o.dir, stateFile), Key: o.keys.value, ReadOnly: true})
+	o.State, err = storage.Open(storage.Options{Path: filepath.Join(o.dir, stateFile), Key: o.keys.value, Sealer: o.sealer, ReadOnly: true})
 	return err
 }
 

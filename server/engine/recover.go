@@ -90,6 +90,7 @@ func walConfig(cfg Config) wal.Config {
 		SegmentBytes:   2 * cfg.SegmentBytes,
 		SegmentEntries: 2*cfg.SegmentEntries + groupEntries,
 		Seam:           cfg.Seam,
+		Sealer:         cfg.Sealer,
 	}
 }
 
@@ -133,7 +134,7 @@ func (r *recovery) openState() error {
 			return err
 		}
 	}
-	o := storage.Options{Path: r.e.path(stateFile), Key: r.e.keys.value, Seam: r.cfg.Seam, Found: r.e.damaged.found}
+	o := storage.Options{Path: r.e.path(stateFile), Key: r.e.keys.value, Seam: r.cfg.Seam, Sealer: r.cfg.Sealer, Found: r.e.damaged.found}
 	r.state, err = storage.Open(o)
 	if unreadable(err) && r.mayRebuild() {
 		if err := r.rebuildState(err.Error()); err != nil {

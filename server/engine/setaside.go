@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	bolt "go.etcd.io/bbolt"
-
 	"github.com/lockstepdb/lockstep/internal/boltfile"
 	"github.com/lockstepdb/lockstep/storage"
 	"github.com/lockstepdb/lockstep/wal"
@@ -43,8 +41,8 @@ func finishSetAside(dir string) error {
 // setAside puts a new log in the place of the damaged one, which is not open.
 func (r *recovery) setAside(reason string) error {
 	dir := r.cfg.Dir
-	r.report.LogDamage = damageIn(dir)
-	notes, err := readNotes(filepath.Join(dir, logDir, metaFile))
+	r.report.LogDamage = damageIn(dir, r.cfg.Sealer)
+	notes, err := wal.ReadNotes(filepath.Join(dir, logDir), r.cfg.Sealer)
 	if err != nil {
 		return fmt.Errorf("the log is damaged (%s) and its notes cannot be read: %w", reason, err)
 	}
@@ -56,8 +54,8 @@ func (r *recovery) setAside(reason string) error {
 }
 
 // damageIn names what is wrong in the log of a store that is not open; none when it cannot even be read.
-func damageIn(dir string) []LogDamage {
-	o, err := Inspect(dir)
+func damageIn(dir string, with wal.Sealer) []LogDamage {
+	o, err := InspectSealed(dir, with)
 	if err != nil {
 		return nil
 	}
@@ -79,7 +77,7 @@ func (r *recovery) readMark(notes map[string][]byte) (storage.Mark, error) {
 		return storage.Mark{}, err
 	}
 	keys := &keyring{secret: id.DigestSecret}
-	s, err := storage.Open(storage.Options{Path: filepath.Join(r.cfg.Dir, stateFile), Key: keys.value, ReadOnly: true})
+	s, err := storage.Open(storage.Options{Path: filepath.Join(r.cfg.Dir, stateFile), Key: keys.value, Sealer: r.cfg.Sealer, ReadOnly: true})
 	if err != nil {
 		return storage.Mark{}, err
 	}
@@ -125,7 +123,7 @@ func (r *recovery) replaceWith(notes map[string][]byte, mark storage.Mark, reaso
 		}
 	}
 	notes[noteRepair] = []byte("the log was damaged and set aside: " + reason)
-	if err := createLog(next, func(l *wal.Log) error { return l.Reset(mark.Applied, mark.Chain, notes) }); err != nil {
+	if err := createLog(next, r.cfg.Sealer, func(l *wal.Log) error { return l.Reset(mark.Applied, mark.Chain, notes) }); err != nil {
 		return fmt.Errorf("making a log in the place of the damaged one: %w", err)
 	}
 	aside := filepath.Join(dir, setAsideName+r.cfg.Now().UTC().Format(asideTime))
@@ -159,7 +157,7 @@ func (r *recovery) rebuildState(reason string) error {
 		}
 		r.report.StateSetAside = aside
 	}
-	if err := storage.Create(path); err != nil {
+	if err := storage.CreateSealed(path, r.cfg.Sealer); err != nil {
 		return err
 	}
 	notes := map[string][]byte{noteRebuild: nil, noteRepair: []byte("the state could not be read and was set aside: " + reason)}
@@ -193,24 +191,4 @@ const asideTime = "20060102T150405.000000000Z"
 // needRepair records why the store must be synced.
 func (r *recovery) needRepair(reason string) error {
 	return r.wal.SetNotes(map[string][]byte{noteRepair: []byte(reason)})
-}
-
-// readNotes reads the notes of a log that does not open, from its metadata file.
-func readNotes(path string) (map[string][]byte, error) {
-	f, err := boltfile.Open(path, boltfile.Options{ReadOnly: true, Tie: true})
-	if err != nil {
-		return nil, err
-	}
-	notes := map[string][]byte{}
-	err = f.View(func(tx *bolt.Tx) error {
-		b := tx.Bucket([]byte("notes"))
-		if b == nil {
-			return &boltfile.CorruptError{File: path, What: "it holds no notes"}
-		}
-		return b.ForEach(func(k, v []byte) error {
-			notes[string(k)] = append([]byte{}, v...)
-			return nil
-		})
-	})
-	return notes, errors.Join(err, f.Close())
 }

@@ -22,7 +22,7 @@ type spool struct {
 const noteSpool = "from" // S of the sync that the spool is for
 
 func openSpool(cfg Config) (*spool, error) {
-	l, _, err := wal.Open(wal.Config{Dir: filepath.Join(cfg.Dir, spoolDir), SegmentBytes: cfg.SegmentBytes, RingBytes: 1, Seam: cfg.Seam})
+	l, _, err := wal.Open(wal.Config{Dir: filepath.Join(cfg.Dir, spoolDir), SegmentBytes: cfg.SegmentBytes, RingBytes: 1, Seam: cfg.Seam, Sealer: cfg.Sealer})
 	if err != nil {
 		return nil, fmt.Errorf("open the spool: %w", err)
 	}

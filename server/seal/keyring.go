@@ -41,9 +41,17 @@ const (
 // Errors of opening a value.
 var (
 	ErrTampered = errors.New("it does not open at its place: it was changed, or belongs elsewhere")
-	ErrNoKey    = errors.New("it is sealed with a key that is not in this keyring")
+	ErrNoKey    = error(keyMissing("it is sealed with a key that is not in this keyring"))
 	ErrFormat   = errors.New("it is no sealed value")
 )
+
+// keyMissing is an error that says of itself that no data are damaged.
+type keyMissing string
+
+func (e keyMissing) Error() string { return string(e) }
+
+// KeyMissing tells those who hold data from damage.
+func (e keyMissing) KeyMissing() bool { return true }
 
 // KeyID names a term's key.
 type KeyID [idSize]byte
