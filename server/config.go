@@ -6,6 +6,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/lockstepdb/lockstep/internal/boltfile"
+	"github.com/lockstepdb/lockstep/server/seal"
 )
 
 // Config is a node's configuration, read from a file by ReadConfig or made
@@ -27,6 +28,9 @@ type Config struct {
 	MinFree         int64         // bytes of free disk below which writes are refused; 512 MiB
 	TrashKeep       time.Duration // how long a state that was replaced is kept; 24 h. 0 in the file: not at all
 	Replication     Replication
+
+	Seal            *seal.Auto // seal "file" { path } or seal "env" { name }; nil: shares unseal
+	Unauthenticated []string   // ceremonies of key holders that need no token; none
 
 	// Dev, when set, makes a development server: initialised at its first
 	// start, with a root token that is always valid.

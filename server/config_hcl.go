@@ -14,6 +14,9 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	hcljson "github.com/hashicorp/hcl/v2/json"
 	"github.com/zclconf/go-cty/cty"
+
+	"github.com/lockstepdb/lockstep/server/seal"
+	"github.com/lockstepdb/lockstep/server/vault"
 )
 
 // maxConfigSize is the longest configuration file that is read.
@@ -112,14 +115,44 @@ func (p *parser) root(body hcl.Body) {
 		{"shutdown_timeout", duration(&c.ShutdownTimeout)},
 		{"min_free", size(&c.MinFree)},
 		{"trash_keep", duration(&c.TrashKeep)},
+		{"enable_unauthenticated_access", someOf(&c.Unauthenticated, vault.OpGenerateRoot, vault.OpRekey, vault.OpGenerateToken)},
 	}, []hcl.BlockHeaderSchema{
 		{Type: "storage", LabelNames: []string{"type"}},
 		{Type: "listener", LabelNames: []string{"type"}},
 		{Type: "replication"},
+		{Type: "seal", LabelNames: []string{"type"}},
 	})
 	p.storage(p.single(blocks, "storage", "bbolt"))
 	p.listener(p.single(blocks, "listener", "tcp"))
 	p.replication(p.single(blocks, "replication", ""))
+	p.seal(blocks)
+}
+
+// seal reads the stanza of an auto-unseal.
+func (p *parser) seal(blocks hcl.Blocks) {
+	for _, b := range blocks.OfType("seal") {
+		a := &seal.Auto{Type: b.Labels[0]}
+		switch a.Type {
+		case seal.File:
+			p.block("seal", b.Body, []setting{{"path", text(&a.Path)}}, nil)
+		case seal.Env:
+			p.block("seal", b.Body, []setting{{"name", text(&a.Name)}}, nil)
+		case seal.Shamir:
+			p.mistakes.add(b.DefRange, "seal \"shamir\" is what holds without a seal stanza: remove it")
+			continue
+		default:
+			p.mistakes.add(b.DefRange, "seal %q: only \"file\" { path } and \"env\" { name } exist", a.Type)
+			continue
+		}
+		if p.cfg.Seal != nil {
+			p.mistakes.add(b.DefRange, "a second seal: one key unseals a store")
+			continue
+		}
+		if err := a.Validate(); err != nil {
+			p.mistakes.add(b.DefRange, "seal %q: %v", a.Type, err)
+		}
+		p.cfg.Seal = a
+	}
 }
 
 func (p *parser) storage(b *hcl.Block) {
@@ -241,7 +274,7 @@ func (p *parser) single(blocks hcl.Blocks, kind, want string) *hcl.Block {
 // vaultOnly are settings of Vault that have no meaning here: whoever moves a
 // file over is told so, not left to guess.
 var vaultOnly = []string{
-	"ui", "disable_mlock", "telemetry", "seal", "ha_storage", "plugin_directory", "service_registration", "disable_cache",
+	"ui", "disable_mlock", "telemetry", "ha_storage", "plugin_directory", "service_registration", "disable_cache",
 	"default_lease_ttl", "max_lease_ttl", "raw_storage_endpoint", "pid_file", "license_path", "disable_clustering",
 	"cluster_cipher_suites", "enable_response_header_hostname", "user_lockout", "reporting", "sentinel", "entropy",
 }

@@ -43,6 +43,27 @@ func oneOf(to *string, allowed ...string) func(cty.Value) error {
 	}
 }
 
+// someOf takes a list of words.
+func someOf(to *[]string, allowed ...string) func(cty.Value) error {
+	return func(v cty.Value) error {
+		wrong := fmt.Errorf("want a list of %s", strings.Join(allowed, ", "))
+		if v.IsNull() || !v.IsWhollyKnown() || !v.CanIterateElements() || v.Type().IsMapType() || v.Type().IsObjectType() {
+			return wrong
+		}
+		words := []string{}
+		for it := v.ElementIterator(); it.Next(); {
+			_, e := it.Element()
+			s, _ := asString(e)
+			if !slices.Contains(allowed, s) {
+				return wrong
+			}
+			words = append(words, s)
+		}
+		*to = words
+		return nil
+	}
+}
+
 func boolean(to *bool) func(cty.Value) error {
 	return func(v cty.Value) error {
 		if usable(v) && v.Type() == cty.Bool {

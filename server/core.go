@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/lockstepdb/lockstep/internal/buildinfo"
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
+	"github.com/lockstepdb/lockstep/server/seal"
 	"github.com/lockstepdb/lockstep/server/vault"
 )
 
@@ -24,6 +26,7 @@ const switchGrace = 2 * time.Second
 type core struct {
 	node *node
 	gen  *Generation
+	keys *seal.Opened
 	log  hclog.Logger
 
 	engine      *engine.Engine
@@ -35,13 +38,20 @@ type core struct {
 	becoming  waiting       // what is answered until then
 	drain     func(context.Context)
 	undecided error // set before switched is closed: which generation is live is not known, and the process must end
+	sealed    bool  // it was sealed by an operator
 }
 
-// runCore opens the live generation and serves it until ctx ends, another
-// generation becomes live (again is true), or a part of it fails.
+// runCore waits until a generation's seal is open, and serves it until ctx ends, another
+// generation becomes live or the node is sealed (again is true), or a part of it fails.
 func (n *node) runCore(ctx context.Context) (again bool, err error) {
-	c, err := n.openCore()
+	u, err := n.sealing.await(ctx)
+	if u == nil || err != nil {
+		n.gate.shut(waiting{reason: "the server is shutting down"})
+		return false, err
+	}
+	c, err := n.openCore(u)
 	if err != nil {
+		u.done <- err
 		return false, err
 	}
 	defer func() {
@@ -49,15 +59,11 @@ func (n *node) runCore(ctx context.Context) (again bool, err error) {
 			err = fmt.Errorf("close the store: %w", closed)
 		}
 	}()
-	return c.run(ctx)
+	return c.run(ctx, u.done)
 }
 
-func (n *node) openCore() (*core, error) {
-	gen, err := n.liveGeneration()
-	if err != nil {
-		return nil, err
-	}
-	c := &core{node: n, gen: gen, log: n.log, switched: make(chan struct{})}
+func (n *node) openCore(u *unsealing) (*core, error) {
+	c := &core{node: n, gen: u.gen, keys: u.keys, log: n.log, switched: make(chan struct{})}
 	if err := c.openEngine(); err != nil {
 		return nil, err
 	}
@@ -67,8 +73,7 @@ func (n *node) openCore() (*core, error) {
 	return c, nil
 }
 
-// liveGeneration returns the live generation of a tidied directory; the first
-// start makes one.
+// liveGeneration returns the live generation of a tidied directory; nil before the cluster is initialised.
 func (n *node) liveGeneration() (*Generation, error) {
 	if err := n.dir.Tidy(); err != nil {
 		return nil, err
@@ -77,11 +82,15 @@ func (n *node) liveGeneration() (*Generation, error) {
 	case n.trashed <- struct{}{}:
 	default: // it is awake already
 	}
-	return n.dir.CurrentOrFirst(n.cfg.ClusterName)
+	gen, err := n.dir.Current()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return gen, err
 }
 
 func (c *core) openEngine() error {
-	eng, report, err := engine.Open(engineConfig(c.node.cfg, c.gen, c.log))
+	eng, report, err := engine.Open(engineConfig(c.node.cfg, c.gen, c.keys, c.log))
 	if err != nil {
 		return fmt.Errorf("open the store in %s: %w", c.gen.Dir, err)
 	}
@@ -90,7 +99,7 @@ func (c *core) openEngine() error {
 	return nil
 }
 
-func engineConfig(cfg *Config, gen *Generation, log hclog.Logger) engine.Config {
+func engineConfig(cfg *Config, gen *Generation, keys *seal.Opened, log hclog.Logger) engine.Config {
 	r := cfg.Replication
 	return engine.Config{
 		Dir:                gen.Dir,
@@ -105,6 +114,7 @@ func engineConfig(cfg *Config, gen *Generation, log hclog.Logger) engine.Config 
 		MinFree:            cfg.minFree(),
 		Repairable:         gen.Secondary,
 		Seam:               cfg.Seam,
+		Sealer:             keys.Keyring(),
 	}
 }
 
@@ -164,6 +174,10 @@ func (c *core) build() error {
 		DataDir:     n.cfg.DataDir,
 		Listener:    n.listenerStats,
 		Sanitized:   n.cfg.sanitized,
+		Seal:        c.keys,
+		SealNow:     c.sealNow,
+
+		Unauthenticated: n.unauthenticated,
 	}
 	if n.cfg.Dev != nil {
 		vaultConfig.DevRootToken = n.cfg.Dev.RootToken
@@ -183,6 +197,7 @@ func (c *core) build() error {
 		Reopen:            c.reopen,
 		Mark:              c.mark,
 		Handle:            c.vault.Handle,
+		Seal:              n.sealing,
 		HeartbeatInterval: n.cfg.Replication.HeartbeatInterval,
 		CertificateLife:   n.cfg.Replication.CertificateTTL,
 	})
@@ -228,14 +243,17 @@ func (p *part) stop() error {
 // run starts engine, replication and API in this order, waits for a reason to
 // end, and stops them in the opposite one. It has waited for all of them when
 // it returns.
-func (c *core) run(ctx context.Context) (again bool, err error) {
+func (c *core) run(ctx context.Context, opened chan<- error) (again bool, err error) {
 	eng := start("store", c.engine.Run)
 	if err := c.initDev(ctx); err != nil {
+		opened <- err
 		return false, errors.Join(err, eng.stop())
 	}
 	c.vault.NoteVersion(ctx)
+	c.node.sealing.running(c.keys)
 	repl := start("replication", c.replication.Run)
 	api := start("API", c.vault.Run)
+	keys := start("keys", c.vault.FollowKeys)
 	if cert := c.node.cert; cert != nil {
 		byName := certificateByName(c.replication.APICertificate)
 		cert.byName.Store(&byName)
@@ -244,6 +262,7 @@ func (c *core) run(ctx context.Context) (again bool, err error) {
 	c.node.live.Store(c)
 	defer c.node.live.Store(nil)
 	c.node.gate.open(c.vault)
+	opened <- nil
 	c.node.announce()
 
 	var failed *part
@@ -259,7 +278,7 @@ func (c *core) run(ctx context.Context) (again bool, err error) {
 		failed = api
 	}
 	c.endRequests(again, failed != nil || c.undecided != nil)
-	err = errors.Join(c.undecided, api.stop())
+	err = errors.Join(c.undecided, keys.stop(), api.stop())
 	if again && c.drain != nil {
 		c.drain(context.WithoutCancel(ctx))
 	}
@@ -276,6 +295,8 @@ func (c *core) endRequests(again, failed bool) {
 	switch {
 	case failed:
 		why.reason, grace = "the server stops after a failure; its log names it", 0
+	case again && c.sealed:
+		why, grace = c.node.sealedWaiting(), switchGrace
 	case again:
 		why, grace = c.becoming, switchGrace
 	}
@@ -313,7 +334,11 @@ func (c *core) switchTo(id engine.Identity, role engine.Role, notes map[string][
 		return errors.New("the cluster's role is changing already")
 	default:
 	}
-	next, err := c.node.dir.Prepare(id, role, true, notes)
+	keys, err := c.node.sealing.forSwitch()
+	if err != nil {
+		return err
+	}
+	next, err := c.node.dir.Prepare(id, role, true, notes, keys, nil)
 	if err != nil {
 		return err
 	}
@@ -324,6 +349,7 @@ func (c *core) switchTo(id engine.Identity, role engine.Role, notes map[string][
 		g.reopen(s)
 		return err
 	}
+	c.node.sealing.switched(keys)
 	if err != nil { // the new name stands in CURRENT and may be gone after a crash: only a start can tell
 		c.undecided = err
 	} else {
@@ -351,6 +377,7 @@ func (c *core) reopen(role engine.Role, secondary bool, drain func(context.Conte
 		return err
 	}
 	c.log.Info("the store is opened in another role", "generation", c.gen.Name, "log", role.String())
+	c.node.sealing.switched(c.keys) // the same store, unsealed as it is
 	c.node.lingering, c.becoming, c.drain = s, why, drain
 	close(c.switched)
 	return nil
@@ -361,4 +388,21 @@ func (c *core) mark(secondary bool) error {
 	c.switching.Lock()
 	defer c.switching.Unlock()
 	return c.node.dir.Rewrite(c.gen, c.gen.Role, secondary)
+}
+
+// sealNow is vault.Config.SealNow. From the moment that it returns nobody is answered but by the sealed face; the store is
+// closed, and its keys forgotten, once the requests under way have ended.
+func (c *core) sealNow() error {
+	c.switching.Lock()
+	defer c.switching.Unlock()
+	select {
+	case <-c.switched:
+		return errors.New("the cluster's role is changing already")
+	default:
+	}
+	c.node.sealing.sealed()
+	c.node.lingering, c.sealed = c.node.gate.shut(c.node.sealedWaiting()), true
+	c.log.Warn("sealed by an operator")
+	close(c.switched)
+	return nil
 }

@@ -43,6 +43,7 @@ func newTestNode(t *testing.T) (*node, *httptest.Server) {
 	t.Helper()
 	cfg := testConfig(t)
 	n := &node{cfg: cfg, log: hclog.NewNullLogger(), dir: openDir(t, cfg.DataDir)}
+	n.sealing = newSealing(n)
 	n.gate.shut(waiting{reason: "the server is starting"})
 	n.addresses = Addresses{API: "http://" + cfg.Listener.Address}
 	host, port, err := splitAddress(cfg.Listener.Address)
@@ -55,15 +56,26 @@ func newTestNode(t *testing.T) (*node, *httptest.Server) {
 	return n, srv
 }
 
+// openTestCore opens the live generation, which needs nobody to unseal it.
+func openTestCore(t *testing.T, n *node) (*core, chan error) {
+	t.Helper()
+	u, err := n.sealing.await(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := n.openCore(u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, u.done
+}
+
 func TestASwitchServesAnotherGenerationBehindTheSameListener(t *testing.T) {
 	n, srv := newTestNode(t)
 	if code, text := get(t, srv.URL+"/v1/sys/health"); code != 503 || !strings.Contains(text, "starting") {
 		t.Errorf("before the start: got %d %s", code, text)
 	}
-	c, err := n.openCore()
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, opened := openTestCore(t, n)
 	type outcome struct {
 		again bool
 		err   error
@@ -72,7 +84,7 @@ func TestASwitchServesAnotherGenerationBehindTheSameListener(t *testing.T) {
 	ready := make(chan struct{})
 	n.cfg.Ready = func(Addresses) { close(ready) }
 	go func() {
-		again, err := c.run(context.Background())
+		again, err := c.run(context.Background(), opened)
 		ended <- outcome{again, err}
 	}()
 	<-ready
@@ -80,6 +92,12 @@ func TestASwitchServesAnotherGenerationBehindTheSameListener(t *testing.T) {
 		t.Errorf("the first core: got %d %s", code, text)
 	}
 
+	if err := c.switchTo(engine.Identity{DigestSecret: make([]byte, 32)}, engine.Verbatim, nil); err == nil {
+		t.Error("a switch without a primary's keys was accepted")
+	}
+	if err := n.sealing.Import(testKeys().Export()); err != nil {
+		t.Fatal(err)
+	}
 	id := engine.Identity{ClusterName: "switched", DigestSecret: make([]byte, 32)}
 	if err := c.switchTo(id, engine.Verbatim, map[string][]byte{"note": []byte("kept")}); err != nil {
 		t.Fatal(err)
@@ -95,10 +113,7 @@ func TestASwitchServesAnotherGenerationBehindTheSameListener(t *testing.T) {
 	}
 	demandBootstrapping(t, srv.URL)
 
-	next, err := n.openCore()
-	if err != nil {
-		t.Fatal(err)
-	}
+	next, _ := openTestCore(t, n)
 	defer next.engine.Close()
 	if next.gen.Role != engine.Verbatim || !next.gen.Secondary || next.engine.Identity().ClusterName != "switched" || string(next.engine.NodeGet("note")) != "kept" {
 		t.Errorf("the next core is of %+v", next.gen)
@@ -174,15 +189,15 @@ func TestRequestsThatOutlastTheirCoreAreCancelled(t *testing.T) {
 // directory would.
 func TestASwitchWhoseSyncFailedEndsTheProcess(t *testing.T) {
 	n, srv := newTestNode(t)
-	c, err := n.openCore()
-	if err != nil {
+	c, opened := openTestCore(t, n)
+	if err := n.sealing.Import(testKeys().Export()); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
 	ready := make(chan struct{})
 	n.cfg.Ready = func(Addresses) { close(ready) }
 	go func() {
-		again, err := c.run(context.Background())
+		again, err := c.run(context.Background(), opened)
 		if again {
 			t.Error("another core is to be opened, though nobody knows which generation is live")
 		}

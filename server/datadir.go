@@ -70,10 +70,18 @@ func OpenStopped(path string) (*DataDir, error) {
 	} else if !info.IsDir() {
 		return nil, fmt.Errorf("data directory %s is no directory", path)
 	}
-	if _, err := os.Stat(filepath.Join(path, currentName)); err != nil {
-		return nil, fmt.Errorf("%s is no data directory of Lockstep: it holds no file %s", path, currentName)
+	_, missing := os.Stat(filepath.Join(path, currentName))
+	if missing != nil {
+		if _, err := os.Stat(filepath.Join(path, lockName)); err != nil {
+			return nil, fmt.Errorf("%s is no data directory of Lockstep: it holds no file %s", path, currentName)
+		}
 	}
-	return lockDataDir(path)
+	d, err := lockDataDir(path)
+	if err == nil && missing != nil {
+		err = errors.Join(fmt.Errorf("%s holds no store: the cluster was never initialised; start the server and call PUT /v1/sys/init (vault operator init), which answers with a root token", path), d.Close())
+		return nil, err
+	}
+	return d, err
 }
 
 // makePrivate makes a directory that only its owner can enter, and takes

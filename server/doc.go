@@ -15,7 +15,9 @@
 //
 // Not promised: that a shutdown longer than shutdown_timeout makes its last
 // checkpoint. Nothing acknowledged is lost by that; the next start replays the
-// log. Values are not encrypted at rest; every start says so in the log.
+// log.
+//
+// A node without an open seal answers health, seal status, init and unseal, and refuses everything else.
 //
 // # Data directory
 //
@@ -25,6 +27,8 @@
 //	CURRENT         name of the live generation and a newline
 //	gen-NNNN/       a generation: a whole store as server/engine describes it, and
 //	  role.json     {"format":1,"log":"writer"|"verbatim","secondary":bool}
+//	  seal.json     the keys of the store, sealed; see server/seal
+//	dev-seal.key    of a development server: what unseals its store
 //	trash/TIME-gen-NNNN/   generations that were replaced, kept for trash_keep
 //	*.new           unfinished; removed at the next start
 //
@@ -41,10 +45,11 @@
 //	  engine.Run       sequencer, committer, checkpointer
 //	  replication.Run  the cluster port and the subscription to a primary
 //	  vault.Run        removes expired tokens
+//	  vault.FollowKeys takes over the primary's keys
 //
 // Start: lock (nobody else may touch the files), listener (callers hear that
 // the server is starting, and a port in use is found before anything was
-// recovered), recovery, engine, replication, API, then the gate opens.
+// recovered), seal (a store is opened when its seal is: by itself, or when enough shares have come), recovery, engine, replication, API, then the gate opens.
 //
 // Stop, the opposite: the gate shuts (no new request is let in), requests end
 // or are cancelled, the API's own work and replication end (nothing more comes from a primary), the

@@ -36,6 +36,7 @@ type session struct {
 type waiting struct {
 	reason   string
 	becoming *engine.Role // set while a new secondary starts
+	face     http.Handler // answers instead, while the node is sealed
 }
 
 // open lets a core answer until the gate is shut.
@@ -110,6 +111,10 @@ func (g *gate) enter() (*session, waiting) {
 // answer says in Vault's form that nothing can be answered now. Health and
 // replication status of a new secondary are known already: it bootstraps.
 func (why waiting) answer(w http.ResponseWriter, r *http.Request) {
+	if why.face != nil {
+		why.face.ServeHTTP(w, r)
+		return
+	}
 	read := r.Method == http.MethodGet || r.Method == http.MethodHead
 	if why.becoming != nil && read {
 		switch r.URL.Path {

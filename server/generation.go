@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/server/seal"
 )
 
 // A generation is a whole store in a directory of its own, gen-NNNN. The file
@@ -101,9 +102,9 @@ func decodeRole(b []byte) (role engine.Role, secondary bool, err error) {
 	return 0, false, fmt.Errorf("unknown kind of log %q", r.Log)
 }
 
-// Prepare makes a new generation beside the live one, complete and synced. It
-// is not live until Adopt.
-func (d *DataDir) Prepare(id engine.Identity, role engine.Role, secondary bool, notes map[string][]byte) (*Generation, error) {
+// Prepare makes a new generation beside the live one, complete and synced, sealed with keys. It
+// is not live until Adopt. more, unless nil, may still work in its directory before it is complete.
+func (d *DataDir) Prepare(id engine.Identity, role engine.Role, secondary bool, notes map[string][]byte, keys *seal.Opened, more func(dir string) error) (*Generation, error) {
 	name, err := d.nextName()
 	if err != nil {
 		return nil, err
@@ -112,12 +113,17 @@ func (d *DataDir) Prepare(id engine.Identity, role engine.Role, secondary bool, 
 	if err := os.RemoveAll(unfinished); err != nil {
 		return nil, fmt.Errorf("make a generation: %w", err)
 	}
-	if err := d.fill(unfinished, id, role, secondary, notes); err != nil {
-		return nil, fmt.Errorf("make generation %s: %w", name, err)
+	err = d.fill(unfinished, id, role, secondary, notes, keys)
+	if err == nil && more != nil {
+		err = more(unfinished)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make generation %s: %w", name, err), os.RemoveAll(unfinished))
 	}
 	if err := renameSynced(unfinished, filepath.Join(d.Path, name)); err != nil {
 		return nil, fmt.Errorf("make generation %s: %w", name, err)
 	}
+	keys.MovedTo(filepath.Join(d.Path, name))
 	return d.readGeneration(name)
 }
 
@@ -148,9 +154,12 @@ func encodeRole(role engine.Role, secondary bool) []byte {
 	return append(b, '\n')
 }
 
-func (d *DataDir) fill(dir string, id engine.Identity, role engine.Role, secondary bool, notes map[string][]byte) error {
+func (d *DataDir) fill(dir string, id engine.Identity, role engine.Role, secondary bool, notes map[string][]byte, keys *seal.Opened) error {
 	d.at("create")
-	if err := engine.Create(dir, id, notes); err != nil {
+	if err := engine.CreateSealed(dir, id, notes, keys.Keyring()); err != nil {
+		return err
+	}
+	if err := keys.Save(dir); err != nil {
 		return err
 	}
 	d.at("role")
@@ -180,19 +189,6 @@ func (d *DataDir) Adopt(g *Generation) error {
 func (d *DataDir) names(g *Generation) bool {
 	live, err := d.Current()
 	return err == nil && live.Name == g.Name
-}
-
-// CurrentOrFirst returns the live generation; a directory that has none gets
-// its first, with an identity of its own.
-func (d *DataDir) CurrentOrFirst(clusterName string) (*Generation, error) {
-	g, err := d.Current()
-	if !errors.Is(err, fs.ErrNotExist) {
-		return g, err
-	}
-	if g, err = d.Prepare(engine.Identity{ClusterName: clusterName}, engine.Writer, false, nil); err != nil {
-		return nil, err
-	}
-	return g, d.Adopt(g)
 }
 
 // Tidy ends what a crash left half done: unfinished generations are removed,
@@ -230,7 +226,7 @@ func (d *DataDir) knowsEverything() error {
 		switch name := e.Name(); {
 		case name == currentName:
 			return nil
-		case name == lockName, name == trashName, name == "lost+found", strings.HasPrefix(name, currentName):
+		case name == lockName, name == trashName, name == devKeyName, name == "lost+found", strings.HasPrefix(name, currentName):
 		case strings.HasPrefix(name, generationPrefix):
 		default:
 			foreign = name

@@ -8,10 +8,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/server/seal"
 )
 
 // openDir locks a data directory for the length of a test.
@@ -25,12 +27,33 @@ func openDir(t *testing.T, path string) *DataDir {
 	return d
 }
 
+// testKeys are the keys of all stores of these tests.
+var testKeys = sync.OnceValue(func() *seal.Opened {
+	keys, _, err := seal.New(seal.Options{Config: seal.Config{Shares: 1, Threshold: 1}}, time.Now())
+	if err != nil {
+		panic(err)
+	}
+	return keys
+})
+
+// currentOrFirst is what a node does that is initialised at its first start.
+func currentOrFirst(d *DataDir) (*Generation, error) {
+	g, err := d.Current()
+	if !errors.Is(err, fs.ErrNotExist) {
+		return g, err
+	}
+	if g, err = d.Prepare(engine.Identity{ClusterName: "test"}, engine.Writer, false, nil, testKeys(), nil); err != nil {
+		return nil, err
+	}
+	return g, d.Adopt(g)
+}
+
 func mustCurrent(t *testing.T, d *DataDir) *Generation {
 	t.Helper()
 	if err := d.Tidy(); err != nil {
 		t.Fatalf("tidy: %v", err)
 	}
-	g, err := d.CurrentOrFirst("test")
+	g, err := currentOrFirst(d)
 	if err != nil {
 		t.Fatalf("current: %v", err)
 	}
@@ -69,7 +92,7 @@ func TestTheFirstStartSurvivesACrashAtEachStep(t *testing.T) {
 			path := t.TempDir()
 			d := openDir(t, path)
 			crashed, err := crashesAt(d, step, func() error {
-				_, err := d.CurrentOrFirst("test")
+				_, err := currentOrFirst(d)
 				return err
 			})
 			if !crashed {
@@ -91,7 +114,7 @@ func TestAChangeOfGenerationSurvivesACrashAtEachStep(t *testing.T) {
 			d := openDir(t, t.TempDir())
 			old := mustCurrent(t, d)
 			crashed, err := crashesAt(d, step, func() error {
-				next, err := d.Prepare(engine.Identity{ClusterName: "test"}, engine.Verbatim, true, map[string][]byte{"set": []byte("dr")})
+				next, err := d.Prepare(engine.Identity{ClusterName: "test"}, engine.Verbatim, true, map[string][]byte{"set": []byte("dr")}, testKeys(), nil)
 				if err != nil {
 					return err
 				}
@@ -122,7 +145,7 @@ func TestAChangeOfGenerationSurvivesACrashAtEachStep(t *testing.T) {
 // mustOpen opens a generation's store and returns its node-scope records.
 func mustOpen(t *testing.T, g *Generation) map[string][]byte {
 	t.Helper()
-	eng, _, err := engine.Open(engine.Config{Dir: g.Dir, Role: g.Role, MinFree: -1, Repairable: g.Secondary})
+	eng, _, err := engine.Open(engine.Config{Dir: g.Dir, Role: g.Role, MinFree: -1, Repairable: g.Secondary, Sealer: testKeys().Keyring()})
 	if err != nil {
 		t.Fatalf("open %s: %v", g.Name, err)
 	}
@@ -152,7 +175,7 @@ func demandOnly(t *testing.T, d *DataDir, live string) {
 func TestReplacedGenerationsStayInTheTrashForTheirTime(t *testing.T) {
 	d := openDir(t, t.TempDir())
 	old := mustCurrent(t, d)
-	next, err := d.Prepare(engine.Identity{}, engine.Writer, true, nil)
+	next, err := d.Prepare(engine.Identity{}, engine.Writer, true, nil, testKeys(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +225,7 @@ func TestADirectoryThatCannotBeUnderstoodIsRefused(t *testing.T) {
 		{"CURRENT names what is gone", write(currentName, "gen-0007\n"), "names generation gen-0007, which cannot be read"},
 		{"CURRENT names another directory", write(currentName, "../gen-0001\n"), "names no generation"},
 		{"CURRENT is lost and two generations are there", func(t *testing.T, d *DataDir) {
-			if _, err := d.Prepare(engine.Identity{}, engine.Writer, true, nil); err != nil {
+			if _, err := d.Prepare(engine.Identity{}, engine.Writer, true, nil, testKeys(), nil); err != nil {
 				t.Fatal(err)
 			}
 			if err := os.Remove(filepath.Join(d.Path, currentName)); err != nil {
@@ -220,7 +243,7 @@ func TestADirectoryThatCannotBeUnderstoodIsRefused(t *testing.T) {
 			before := names(t, d.Path)
 			err := d.Tidy()
 			if err == nil {
-				_, err = d.CurrentOrFirst("test")
+				_, err = currentOrFirst(d)
 			}
 			if err == nil || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/server/seal"
 	"github.com/lockstepdb/lockstep/server/vault"
 )
 
@@ -16,7 +18,68 @@ import (
 type Stopped struct {
 	*engine.Offline
 	Generation *Generation
+	Keys       *seal.Keyring
 	dir        *DataDir
+}
+
+// Unsealer opens the seal of a stopped node's store.
+type Unsealer struct {
+	Auto *seal.Auto // of the configuration; nil: where the seal file says that its key is
+	// Shares asks people for shares, as many as are needed; nil: there is nobody to ask.
+	Shares func(threshold int) ([]string, error)
+}
+
+// Unseal opens a generation's seal: with the auto key, where there is one and it can be read, else with shares.
+func (u Unsealer) Unseal(gen *Generation) (*seal.Opened, error) {
+	if err := refusePlain(gen); err != nil {
+		return nil, err
+	}
+	record, err := seal.Read(gen.Dir)
+	if err != nil {
+		return nil, err
+	}
+	var autoErr error
+	if auto := cmp.Or(u.Auto, record.Auto()); auto != nil {
+		keys, err := record.UnlockAuto(gen.Dir, auto)
+		if err == nil {
+			return keys, nil
+		}
+		autoErr = err
+	}
+	if u.Shares == nil {
+		return nil, errors.Join(autoErr, errors.New("the store is sealed and no shares were given"))
+	}
+	keys, err := unsealWith(u.Shares, record, gen)
+	return keys, errors.Join(err, onlyIf(err != nil, autoErr))
+}
+
+func onlyIf(failed bool, err error) error {
+	if failed {
+		return err
+	}
+	return nil
+}
+
+func unsealWith(ask func(int) ([]string, error), record *seal.Record, gen *Generation) (*seal.Opened, error) {
+	texts, err := ask(record.Threshold)
+	if err != nil {
+		return nil, err
+	}
+	c := seal.NewCeremony(record.Threshold)
+	for _, text := range texts {
+		share, err := seal.ParseShare(text)
+		if err != nil {
+			return nil, fmt.Errorf("unseal %s: %w", gen.Dir, err)
+		}
+		key, ok, err := c.Add(share)
+		if err != nil {
+			return nil, fmt.Errorf("unseal %s: %w", gen.Dir, err)
+		}
+		if ok {
+			return record.Unlock(gen.Dir, key)
+		}
+	}
+	return nil, fmt.Errorf("unseal %s: %d shares are needed, %d were given", gen.Dir, record.Threshold, c.Progress())
 }
 
 // OpenLive locks a stopped node's data directory and finds its live
@@ -34,16 +97,20 @@ func OpenLive(dataDir string) (*DataDir, *Generation, error) {
 }
 
 // InspectLive opens the live store of a stopped node read-only.
-func InspectLive(dataDir string) (*Stopped, error) {
+func InspectLive(dataDir string, u Unsealer) (*Stopped, error) {
 	dir, gen, err := OpenLive(dataDir)
 	if err != nil {
 		return nil, err
 	}
-	off, err := engine.Inspect(gen.Dir)
+	keys, err := u.Unseal(gen)
+	if err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	off, err := engine.InspectSealed(gen.Dir, keys.Keyring())
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the store in %s: %w", gen.Dir, err), dir.Close())
 	}
-	return &Stopped{Offline: off, Generation: gen, dir: dir}, nil
+	return &Stopped{Offline: off, Generation: gen, Keys: keys.Keyring(), dir: dir}, nil
 }
 
 // Close closes the store and gives the lock back.
@@ -51,7 +118,7 @@ func (s *Stopped) Close() error { return errors.Join(s.Offline.Close(), s.dir.Cl
 
 // MintRootOffline writes a new root token into a stopped node's store and
 // returns it. That it was minted is logged; the token is not.
-func MintRootOffline(ctx context.Context, cfg *Config, log hclog.Logger) (token string, err error) {
+func MintRootOffline(ctx context.Context, cfg *Config, u Unsealer, log hclog.Logger) (token string, err error) {
 	dir, gen, err := OpenLive(cfg.DataDir)
 	if err != nil {
 		return "", err
@@ -60,7 +127,11 @@ func MintRootOffline(ctx context.Context, cfg *Config, log hclog.Logger) (token 
 	if gen.Role == engine.Verbatim {
 		return "", errors.New("a DR secondary takes no tokens of its own: mint one on its primary")
 	}
-	eng, report, err := engine.Open(engineConfig(cfg, gen, log))
+	keys, err := u.Unseal(gen)
+	if err != nil {
+		return "", err
+	}
+	eng, report, err := engine.Open(engineConfig(cfg, gen, keys, log))
 	if err != nil {
 		return "", fmt.Errorf("open the store in %s: %w", gen.Dir, err)
 	}

@@ -30,7 +30,7 @@ func (n *node) reload() {
 	if c := n.live.Load(); c != nil {
 		c.vault.ReopenAudit()
 	}
-	n.log.Info("reloaded certificates and log level, and opened the audit devices again")
+	n.log.Info("reloaded certificates, log level and enable_unauthenticated_access, and opened the audit devices again")
 }
 
 func (n *node) reloadConfig() error {
@@ -54,6 +54,7 @@ func (n *node) reloadConfig() error {
 			n.cert.clientCAs.Store(pool)
 		}
 	}
+	n.opened.Store(&fresh.Unauthenticated)
 	n.log.SetLevel(hclog.LevelFromString(fresh.LogLevel))
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lockstepdb/lockstep/internal/buildinfo"
+	"github.com/lockstepdb/lockstep/server/vault"
 )
 
 // sweepInterval is how often the trash is looked through, beside whenever
@@ -39,7 +41,9 @@ type node struct {
 
 	trashed   chan struct{} // wakes the sweeper; one slot
 	announced sync.Once
-	lingering *session // of the core that switched; written before switched is closed, read after
+	sealing   *sealing
+	opened    atomic.Pointer[[]string] // ceremonies that need no token; SIGHUP changes them
+	lingering *session                 // of the core that switched; written before switched is closed, read after
 }
 
 // Run serves one node until ctx ends, then drains, makes a last checkpoint
@@ -51,6 +55,8 @@ type node struct {
 func Run(ctx context.Context, cfg *Config) error {
 	unix.Umask(0o077)
 	n := &node{cfg: cfg, log: newLogger(cfg), trashed: make(chan struct{}, 1)}
+	n.sealing = newSealing(n)
+	n.opened.Store(&cfg.Unauthenticated)
 	n.gate.shut(waiting{reason: "the server is starting"})
 
 	dir, err := OpenDataDir(cfg.DataDir)
@@ -64,8 +70,21 @@ func Run(ctx context.Context, cfg *Config) error {
 	}
 	n.log.Info("starting", "version", buildinfo.Read().Version, "pid", os.Getpid(), "data", cfg.DataDir,
 		"api_addr", n.addresses.API, "cluster_addr", n.addresses.Cluster)
-	n.log.Warn("values are not encrypted at rest: whoever reads the data directory reads them")
+	n.gate.shut(n.sealedWaiting())
 	return n.serve(ctx)
+}
+
+// sealedWaiting is what the gate answers while no store is open.
+func (n *node) sealedWaiting() waiting {
+	info := buildinfo.Read()
+	return waiting{face: vault.NewSealed(vault.SealedConfig{
+		Node: n.sealing, Logger: n.log, Version: info.Version, BuildDate: info.Date,
+	})}
+}
+
+// unauthenticated tells whether the configuration opens a ceremony to callers without a token.
+func (n *node) unauthenticated(operation string) bool {
+	return n.cfg.Dev != nil || slices.Contains(*n.opened.Load(), operation)
 }
 
 func newLogger(cfg *Config) hclog.Logger {

@@ -12,7 +12,8 @@ import (
 )
 
 // ReadRaw calls fn for each record of a state file, using no digest and no index: what is there, is there. For checks that must not
-// trust what they check. Records of detached keyspaces are among them. with opens the values of a sealed file.
+// trust what they check. Records of detached keyspaces are among them. with opens the values of a sealed file;
+// one that does not open is nil.
 func ReadRaw(path string, with wal.Sealer, fn func(ks KeyspaceID, key, value []byte) error) error {
 	f, err := boltfile.Open(path, boltfile.Options{ReadOnly: true, Tie: true})
 	if err != nil {
@@ -29,10 +30,7 @@ func ReadRaw(path string, with wal.Sealer, fn func(ks KeyspaceID, key, value []b
 				if len(v) < rowHeader {
 					return &Damage{File: path, Keyspace: id, Key: bytes.Clone(k), What: fmt.Sprintf("a row of %d bytes is too short", len(v))}
 				}
-				value, err := sealing{with}.value(id, k, &row{flags: v[rowCRC] & rowSealed, index: binary.BigEndian.Uint64(v[rowCRC+1:]), value: v[rowHeader:]})
-				if err != nil {
-					return &Damage{File: path, Keyspace: id, Key: bytes.Clone(k), What: fmt.Sprintf("the record cannot be read: %v", err)}
-				}
+				value, _ := sealing{with}.value(id, k, &row{flags: v[rowCRC] & rowSealed, index: binary.BigEndian.Uint64(v[rowCRC+1:]), value: v[rowHeader:]})
 				return fn(id, bytes.Clone(k), bytes.Clone(value))
 			})
 		})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lockstepdb/lockstep/server"
 	"github.com/lockstepdb/lockstep/storage"
+	"github.com/lockstepdb/lockstep/wal"
 )
 
 // Limits on a list of expected records, and on what is said about it.
@@ -33,7 +34,7 @@ type expected struct {
 
 // checkAgainst looks each record of a list up in the state file. It uses no
 // digest and no index: what it reads is what is there.
-func checkAgainst(c *console, dataDir, list string) (err error) {
+func checkAgainst(c *console, dataDir string, u server.Unsealer, list string) (err error) {
 	want, err := readList(list)
 	if err != nil {
 		return err
@@ -43,8 +44,12 @@ func checkAgainst(c *console, dataDir, list string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
+	keys, err := u.Unseal(gen)
+	if err != nil {
+		return err
+	}
 	file := filepath.Join(gen.Dir, stateFile)
-	have, err := readValues(file, want)
+	have, err := readValues(file, keys.Keyring(), want)
 	if err != nil {
 		return reportCorrupt(c.out, fmt.Errorf("read %s: %w", file, err))
 	}
@@ -104,10 +109,10 @@ func decodeList(name string, from io.Reader) (map[string]sum, error) {
 // readValues returns the values, by path, of the records that are wanted. The
 // mount table stands in the system's keyspaces, whose ids are the lowest: it
 // is read before any mount.
-func readValues(file string, want map[string]sum) (map[string]sum, error) {
+func readValues(file string, keys wal.Sealer, want map[string]sum) (map[string]sum, error) {
 	mounts, have := mountTable{}, map[string]sum{}
 	newest := map[string]int{}
-	err := storage.ReadRaw(file, func(ks storage.KeyspaceID, key, value []byte) error {
+	err := storage.ReadRaw(file, keys, func(ks storage.KeyspaceID, key, value []byte) error {
 		if ks == storage.SystemReplicated || ks == storage.SystemLocal {
 			mounts.add(key, value)
 			return nil

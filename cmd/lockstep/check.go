@@ -12,6 +12,7 @@ import (
 	"github.com/lockstepdb/lockstep/internal/boltfile"
 	"github.com/lockstepdb/lockstep/server"
 	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/server/seal"
 	"github.com/lockstepdb/lockstep/storage"
 )
 
@@ -31,7 +32,7 @@ checked.
                   with the mount's path and the key below it, and the newest value.
                   Stop the server cleanly first: after a kill some records are
                   still in the log alone
-`
+` + unsealHelp
 
 var checkCommand = command{"check", "check a stopped node's log and state", checkHelp, runCheck}
 
@@ -39,44 +40,46 @@ func runCheck(ctx context.Context, c *console, args []string) error {
 	fs := newFlags("check")
 	config := fs.String("config", "", "")
 	against := fs.String("against", "", "")
+	shares := newUnsealFlag(fs)
 	if err := parse(fs, args, 0, 1); err != nil {
 		return err
 	}
-	dir, err := dataDir(*config, fs.Args())
+	dir, auto, err := dataDir(*config, fs.Args())
 	if err != nil {
 		return err
 	}
+	u := shares.unsealer(c, auto)
 	if *against != "" {
-		return checkAgainst(c, dir, *against)
+		return checkAgainst(c, dir, u, *against)
 	}
-	return checkStore(ctx, c, dir)
+	return checkStore(ctx, c, dir, u)
 }
 
-// dataDir returns the one directory that a command line names.
-func dataDir(config string, args []string) (string, error) {
+// dataDir returns the one directory that a command line names, and where its configuration says that its key is.
+func dataDir(config string, args []string) (string, *seal.Auto, error) {
 	switch {
 	case config != "" && len(args) == 0:
 		cfg, err := server.ReadConfig(config)
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
-		return cfg.DataDir, nil
+		return cfg.DataDir, cfg.Seal, nil
 	case config == "" && len(args) == 1:
-		return args[0], nil
+		return args[0], nil, nil
 	}
-	return "", usagef("say which data directory: DIR or -config=FILE")
+	return "", nil, usagef("say which data directory: DIR or -config=FILE")
 }
 
 // stateFile is the name of a generation's state.
 const stateFile = "state.db"
 
-func checkStore(ctx context.Context, c *console, dir string) (err error) {
-	stopped, err := server.InspectLive(dir)
+func checkStore(ctx context.Context, c *console, dir string, u server.Unsealer) (err error) {
+	stopped, err := server.InspectLive(dir, u)
 	if err != nil {
 		return reportCorrupt(c.out, err)
 	}
 	defer func() { err = errors.Join(err, stopped.Close()) }()
-	mounts := readMounts(filepath.Join(stopped.Generation.Dir, stateFile))
+	mounts := readMounts(filepath.Join(stopped.Generation.Dir, stateFile), stopped.Keys)
 	p := newProgress(c.err)
 	report, err := stopped.Check(ctx, p.report)
 	p.done()

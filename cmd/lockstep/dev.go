@@ -23,8 +23,9 @@ func printDevBanner(w io.Writer, cfg *server.Config, a server.Addresses) {
                     Data: %s
                  Version: Lockstep %s
 
-WARNING! dev mode is enabled! The server is initialised, never sealed, and the
-root token below is valid whatever the cluster becomes. Do not use it for
+WARNING! dev mode is enabled! The server is initialised, unseals itself with a
+key that lies in its data directory (dev-seal.key, which is its only recovery
+key too), and the root token below is valid whatever the cluster becomes. Do not use it for
 production.
 
 You may need to set the following environment variables:

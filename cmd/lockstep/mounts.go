@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/lockstepdb/lockstep/storage"
+	"github.com/lockstepdb/lockstep/wal"
 )
 
 // mountTable names the mounts of a store: what an operator knows a keyspace by.
@@ -79,9 +80,9 @@ var errEnough = errors.New("enough was read")
 // readMounts reads the table of a state file as far as it can be read: it only
 // names things, and the check itself tells what is damaged. The system's
 // keyspaces have the lowest ids and come first.
-func readMounts(file string) mountTable {
+func readMounts(file string, keys wal.Sealer) mountTable {
 	t := mountTable{}
-	_ = storage.ReadRaw(file, func(ks storage.KeyspaceID, key, value []byte) error {
+	_ = storage.ReadRaw(file, keys, func(ks storage.KeyspaceID, key, value []byte) error {
 		if ks != storage.SystemReplicated && ks != storage.SystemLocal {
 			return errEnough
 		}

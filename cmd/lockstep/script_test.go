@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,7 +30,7 @@ import (
 //	$ hup                send it SIGHUP and wait until it has reloaded
 //	$ log PATTERN        the background program has logged this
 //	$ api METHOD PATH [BODY]   a request to it with the token TOKEN
-//	$ flip GLOB TEXT     flip one bit of a text in the one file that holds it
+//	$ flip GLOB "KEY"    flip one bit of the value that stands behind a key in the one file that holds it
 //	$ remove GLOB        remove files
 //	$ env NAME=VALUE     for what follows
 //	# text               a comment
@@ -303,8 +304,12 @@ func (s *script) api(words []string) string {
 	return strings.TrimSpace(fmt.Sprintf("1> %d %s", answer.StatusCode, data)) + "\n"
 }
 
-// flip damages the one file of a pattern that holds a text.
-func (s *script) flip(glob, text string) string {
+// flip damages the one file of a pattern that holds a key, in the sealed value behind it.
+func (s *script) flip(glob, quoted string) string {
+	text, err := strconv.Unquote(quoted)
+	if err != nil {
+		s.t.Fatalf("flip %s: %v", quoted, err)
+	}
 	files, err := filepath.Glob(filepath.Join(s.dir, glob))
 	if err != nil {
 		s.t.Fatal(err)
@@ -314,13 +319,17 @@ func (s *script) flip(glob, text string) string {
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		at := bytes.LastIndex(content, []byte(text))
-		if at < 0 {
+		if !bytes.Contains(content, []byte(text)) {
 			continue
 		}
 		// Every copy: an older page of the file may hold one that is no longer live.
-		for i := bytes.Index(content, []byte(text)); i >= 0; i = bytes.Index(content, []byte(text)) {
-			content[i] ^= 1
+		for at := 0; ; at += len(text) {
+			i := bytes.Index(content[at:], []byte(text))
+			if i < 0 {
+				break
+			}
+			at += i
+			content[at+len(text)+sealedPart] ^= 1
 		}
 		if err := os.WriteFile(file, content, 0o600); err != nil {
 			s.t.Fatal(err)
@@ -329,6 +338,9 @@ func (s *script) flip(glob, text string) string {
 	}
 	return "2> no file holds it\n"
 }
+
+// sealedPart is how far behind its key a value is sealed, in the log as in the state.
+const sealedPart = 85
 
 func (s *script) remove(glob string) string {
 	files, err := filepath.Glob(filepath.Join(s.dir, glob))

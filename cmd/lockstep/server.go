@@ -23,8 +23,9 @@ certificates and log level again.
   -check          read configuration, certificates and addresses, print every
                   mistake with its line, and exit: 0 when there is none, else 1
 
-  -dev            a development server: plain HTTP, initialised, never sealed,
-                  a KV version 2 mount at secret/. Not for production.
+  -dev            a development server: plain HTTP, initialised, unsealed by a
+                  key that lies in its data directory, a KV version 2 mount at
+                  secret/. Not for production.
   -dev-root-token-id=TOKEN     its root token; otherwise a random one. It stays
                                valid on a cluster that became a secondary
   -dev-listen-address=HOST:PORT   127.0.0.1:8200; the cluster port is the next

@@ -14,7 +14,7 @@ import (
 const tokenCreateHelp = `Usage: lockstep token create -offline -config=FILE
 
 Mints a root token on a stopped cluster and prints it. Whoever may read and
-write the data directory may do this; that it was done, not the token, is
+write the data directory and unseal the store may do this; that it was done, not the token, is
 logged. Run it as the user that the server runs as, then start the server.
 
 It is the way back in where nobody has a token: after secondary/enable a
@@ -23,7 +23,7 @@ auth/token/create.
 
   -offline        required: says that the cluster is stopped
   -config=FILE    the server's configuration
-`
+` + unsealHelp
 
 var tokenCreateCommand = command{"token create", "mint a root token on a stopped cluster", tokenCreateHelp, runTokenCreate}
 
@@ -31,6 +31,7 @@ func runTokenCreate(ctx context.Context, c *console, args []string) error {
 	fs := newFlags("token create")
 	offline := fs.Bool("offline", false, "")
 	config := fs.String("config", "", "")
+	shares := newUnsealFlag(fs)
 	if err := parse(fs, args, 0, 0); err != nil {
 		return err
 	}
@@ -48,7 +49,7 @@ func runTokenCreate(ctx context.Context, c *console, args []string) error {
 		return err
 	}
 	log := hclog.New(&hclog.LoggerOptions{Name: "lockstep", Level: hclog.Info, Output: c.err})
-	token, err := server.MintRootOffline(ctx, cfg, log)
+	token, err := server.MintRootOffline(ctx, cfg, shares.unsealer(c, cfg.Seal), log)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ reads: lockstep check does.
   -to=INDEX       end with the frame that holds this index
   -values         show values too; they may be secret
   -format=json    one JSON object a frame and line
-`
+` + unsealHelp
 
 var walDumpCommand = command{"wal dump", "print a stopped node's log", walDumpHelp, runWALDump}
 
@@ -42,6 +42,7 @@ func runWALDump(_ context.Context, c *console, args []string) (err error) {
 	d := dump{}
 	fs := newFlags("wal dump")
 	config := fs.String("config", "", "")
+	shares := newUnsealFlag(fs)
 	format := fs.String("format", "table", "")
 	fs.Uint64Var(&d.from, "from", 0, "")
 	fs.Uint64Var(&d.to, "to", 0, "")
@@ -53,16 +54,16 @@ func runWALDump(_ context.Context, c *console, args []string) (err error) {
 		return err
 	}
 	d.json = *format == "json"
-	dir, err := dataDir(*config, fs.Args())
+	dir, auto, err := dataDir(*config, fs.Args())
 	if err != nil {
 		return err
 	}
-	stopped, err := server.InspectLive(dir)
+	stopped, err := server.InspectLive(dir, shares.unsealer(c, auto))
 	if err != nil {
 		return reportCorrupt(c.out, err)
 	}
 	defer func() { err = errors.Join(err, stopped.Close()) }()
-	d.mounts = readMounts(filepath.Join(stopped.Generation.Dir, stateFile))
+	d.mounts = readMounts(filepath.Join(stopped.Generation.Dir, stateFile), stopped.Keys)
 	return d.print(c.out, stopped.Log)
 }
 

@@ -45,6 +45,9 @@
 //	state-damaged-T  a state file that could not be read (DR secondaries only)
 //	log.new        a log being built to take the place of a damaged one
 //
+// With Config.Sealer log, state and spool are sealed as wal and storage describe; nothing but names, counts and keyed digests
+// can then be read in these files.
+//
 // # Notes kept in the log's metadata
 //
 //	identity          Identity, JSON

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 
 	"github.com/lockstepdb/lockstep/storage"
@@ -56,6 +57,7 @@ func suspects(d wal.Damage, state *storage.State, keys *keyring) LogDamage {
 			open = append(open, s)
 		}
 	}
+	nameUnread(out.Entries, state)
 	if len(out.Entries) == 0 {
 		out.Entries = open
 	}
@@ -63,6 +65,44 @@ func suspects(d wal.Damage, state *storage.State, keys *keyring) LogDamage {
 		out.What += "; its entries are those that the state was made from, so its header is what is damaged"
 	}
 	return out
+}
+
+// nameUnread names the records that entries wrote which cannot be read themselves: those that the state has of them.
+func nameUnread(entries []SuspectEntry, state *storage.State) {
+	unread := map[uint64]*SuspectEntry{}
+	for i := range entries {
+		if len(entries[i].Keys) == 0 {
+			unread[entries[i].Index] = &entries[i]
+		}
+	}
+	if len(unread) == 0 {
+		return
+	}
+	view := state.Snapshot()
+	defer view.Release()
+	left := maxSuspectKeys
+	for _, ks := range view.Totals() {
+		scanWhole(view, ks.ID, func(rec storage.Record) bool {
+			if e := unread[rec.Index]; e != nil {
+				e.Keys = append(e.Keys, SuspectKey{ks.ID, bytes.Clone(rec.Key)})
+				left--
+			}
+			return left > 0
+		})
+	}
+}
+
+// scanWhole scans a keyspace past the records that cannot be read: those are told by the check of the state.
+func scanWhole(view *storage.View, ks storage.KeyspaceID, fn func(storage.Record) bool) {
+	var low []byte
+	for {
+		err := view.Scan(ks, low, nil, fn)
+		var d *storage.Damage
+		if !errors.As(err, &d) || bytes.Compare(d.Key, low) < 0 {
+			return
+		}
+		low = append(bytes.Clone(d.Key), 0)
+	}
 }
 
 // judge compares what an entry wrote with what the state says that this entry wrote. It is cleared when the state vouches for all of it.

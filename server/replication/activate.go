@@ -158,6 +158,9 @@ func (n *Node) activate(ctx context.Context, k Kind, api *primaryAPI, text strin
 	if err := w.check(k, api.claims, []byte(pending.Key), n.now()); err != nil {
 		return nil, nil, unreachablef("error unwrapping secondary token: the primary's answer: %w", err)
 	}
+	if err := n.importKeys(w, api.claims, []byte(pending.Key)); err != nil {
+		return nil, nil, unreachablef("error unwrapping secondary token: the primary's answer: %w", err)
+	}
 	return w, []byte(pending.Key), nil
 }
 
@@ -212,6 +215,7 @@ type welcome struct {
 	Secondary    string         `json:"secondary_id"`
 	History      []engine.Reign `json:"history"`
 	DigestSecret string         `json:"digest_secret"`
+	Keys         string         `json:"keys"` // encrypted to the key of the certificate request
 	secret       []byte
 }
 

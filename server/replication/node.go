@@ -66,6 +66,8 @@ type Config struct {
 	Reopen func(role engine.Role, secondary bool, drain func(context.Context)) error
 	// Mark says, for the next start, whether a primary holds what this store holds. It may be nil.
 	Mark func(secondary bool) error
+	// Seal gives and takes keys at an enrolment; nil: stores are not sealed.
+	Seal Seal
 	// Handle executes a request that a performance secondary forwarded, as the identity that the secondary authenticated.
 	Handle            func(ctx context.Context, f *Forwarded) *ForwardedAnswer
 	HeartbeatInterval time.Duration // 1 s

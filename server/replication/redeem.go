@@ -124,6 +124,10 @@ func (n *Node) Redeem(ctx context.Context, text, requestPEM, remote string) (map
 	if err != nil {
 		return nil, err
 	}
+	keys, err := n.keysFor(request, c)
+	if err != nil {
+		return nil, err
+	}
 	certificate, done, err := n.spend(ctx, k, set, c, requestHash(request), encodeCertificate(der))
 	switch {
 	case errors.Is(err, errOtherRequest):
@@ -138,7 +142,11 @@ func (n *Node) Redeem(ctx context.Context, text, requestPEM, remote string) (map
 	}
 	n.awaitDR(ctx, done.Index, "activation")
 	log.Info("secondary activated")
-	return n.welcome(k, set, c, certificate), nil
+	answer := n.welcome(k, set, c, certificate)
+	if keys != nil {
+		answer["keys"] = base64.StdEncoding.EncodeToString(keys)
+	}
+	return answer, nil
 }
 
 // spend redeems the token and registers the secondary's request in one transaction: of two that come at once one wins. It returns the certificate that

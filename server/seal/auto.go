@@ -39,6 +39,24 @@ func (a *Auto) String() string {
 	return "environment variable " + a.Name
 }
 
+func (a *Auto) source() string {
+	if a.Type == File {
+		return a.Path
+	}
+	return a.Name
+}
+
+// Auto returns where the auto key was when the file was made; nil for a seal of shares.
+func (r *Record) Auto() *Auto {
+	switch r.Type {
+	case File:
+		return &Auto{Type: File, Path: r.Source}
+	case Env:
+		return &Auto{Type: Env, Name: r.Source}
+	}
+	return nil
+}
+
 // maxKeyText is the longest key file that is read.
 const maxKeyText = 4096
 

@@ -50,6 +50,7 @@
 //	threshold    how many of them make the share key
 //	sealed_root  the root key under the share key; bound to shares and threshold
 //	auto_root    the root key under the auto key; absent for shamir
+//	source       path of the key file, or name of the variable, that it was made with: where tools look for the auto key
 //	keyring      the keyring (JSON: root's check and terms) under the root key
 //	sum          SHA-256 in hex over the rest, which tells rot from a wrong key
 //

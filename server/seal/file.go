@@ -53,6 +53,7 @@ type Record struct {
 	Threshold  int    `json:"threshold"`
 	SealedRoot []byte `json:"sealed_root"`
 	AutoRoot   []byte `json:"auto_root,omitempty"`
+	Source     string `json:"source,omitempty"`
 	Keyring    []byte `json:"keyring"`
 	Sum        string `json:"sum"`
 }
@@ -117,7 +118,7 @@ func (r *Record) validate() error {
 	auto := len(r.AutoRoot) > 0
 	switch r.Type {
 	case Shamir:
-		if auto {
+		if auto || r.Source != "" {
 			return errors.New("it is of type shamir and holds a root key of another seal")
 		}
 	case File, Env:

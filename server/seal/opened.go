@@ -44,9 +44,8 @@ func rootWords(kind string, c Config) string {
 // Options are how a new seal is made.
 type Options struct {
 	Config
-	Type  string // Shamir when Auto is nil
-	Auto  *Key   // the auto key of types File and Env
-	Share *Key   // development only: the share key to take, instead of a fresh one
+	Auto  *Auto // what opens it at starts; nil: shares alone
+	Share *Key  // development only: the share key to take, instead of a fresh one
 }
 
 // New mints root key, keyring and shares. It is in no file until Save.
@@ -72,14 +71,23 @@ func New(o Options, now time.Time) (*Opened, [][]byte, error) {
 		SealedRoot: key.lock(op.root[:], rootWords(Shamir, o.Config)),
 		Keyring:    op.lockKeyring(k.Terms()),
 	}
-	if o.Auto != nil {
-		op.setAuto(o.Type, o.Auto)
+	if err := op.setAuto(o.Auto); err != nil {
+		return nil, nil, err
 	}
 	return op, shares, op.record.validate()
 }
 
-func (o *Opened) setAuto(kind string, auto *Key) {
-	o.record.Type, o.record.AutoRoot = kind, auto.lock(o.root[:], rootWords(kind, Config{}))
+func (o *Opened) setAuto(a *Auto) error {
+	if a == nil {
+		return nil
+	}
+	key, err := a.Key()
+	if err != nil {
+		return err
+	}
+	o.record.Type, o.record.Source = a.Type, a.source()
+	o.record.AutoRoot = key.lock(o.root[:], rootWords(a.Type, Config{}))
+	return nil
 }
 
 func (o *Opened) lockKeyring(terms []*Term) []byte {
@@ -297,9 +305,9 @@ func (o *Opened) Share() []byte {
 	return mustJSON(Shared{fileFormat, r.Shares, r.Threshold, r.SealedRoot, r.Keyring})
 }
 
-// Follow takes over another cluster's keyring and shares, as Share gave them: terms are added and never removed. changed
-// is false when there was nothing new.
-func (o *Opened) Follow(shared []byte) (changed bool, err error) {
+// Follow takes over another cluster's keyring, as Share gave it, and a secondary its primary's shares as well: terms are
+// added and never removed. changed is false when there was nothing new.
+func (o *Opened) Follow(shared []byte, shares bool) (changed bool, err error) {
 	s, terms, err := o.openShared(shared)
 	if err != nil {
 		return false, err
@@ -307,13 +315,18 @@ func (o *Opened) Follow(shared []byte) (changed bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	all, more := o.with(terms)
-	same := string(s.SealedRoot) == string(o.record.SealedRoot)
-	if !more && same {
+	rekeyed := shares && string(s.SealedRoot) != string(o.record.SealedRoot)
+	if !more && !rekeyed {
 		return false, nil
 	}
 	err = o.changeLocked(func(r *Record) {
-		r.Shares, r.Threshold, r.SealedRoot = s.Shares, s.Threshold, s.SealedRoot
-		if more {
+		if rekeyed {
+			r.Shares, r.Threshold, r.SealedRoot = s.Shares, s.Threshold, s.SealedRoot
+		}
+		switch {
+		case more && len(all) == len(terms):
+			r.Keyring = s.Keyring
+		case more:
 			r.Keyring = o.lockKeyring(all)
 		}
 	})
@@ -369,7 +382,7 @@ func (o *Opened) Export() []byte { return mustJSON(bundle{fileFormat, o.root[:],
 
 // Import makes the seal of a new secondary's store of its primary's Export: the primary's shares open it. An own auto key,
 // when there is one, goes on opening it at starts. It is in no file until Save.
-func Import(exported []byte, kind string, auto *Key) (*Opened, error) {
+func Import(exported []byte, auto *Auto) (*Opened, error) {
 	var b bundle
 	if err := json.Unmarshal(exported, &b); err != nil {
 		return nil, errors.New("the primary's keys are no JSON object")
@@ -392,8 +405,8 @@ func Import(exported []byte, kind string, auto *Key) (*Opened, error) {
 	o.record = Record{
 		Format: fileFormat, Type: Shamir, Shares: s.Shares, Threshold: s.Threshold, SealedRoot: s.SealedRoot, Keyring: s.Keyring,
 	}
-	if auto != nil {
-		o.setAuto(kind, auto)
+	if err := o.setAuto(auto); err != nil {
+		return nil, err
 	}
 	return o, o.record.validate()
 }

@@ -262,15 +262,13 @@ func TestRekeyPutsNewSharesInForceWhenAdopted(t *testing.T) {
 
 func TestASecondaryOpensWithItsPrimarysSharesAndFollows(t *testing.T) {
 	t.Parallel()
-	auto := NewKey()
 	for _, c := range []struct {
 		name string
-		kind string
-		auto *Key
-	}{{"a secondary of shares", Shamir, nil}, {"a secondary with a key file of its own", File, &auto}} {
+		auto *Auto
+	}{{"a secondary of shares", nil}, {"a secondary with a key file of its own", keyFile(t)}} {
 		t.Run(c.name, func(t *testing.T) {
 			primary, shares, _ := fresh(t, Options{Config: Config{3, 2}})
-			sec, err := Import(primary.Export(), c.kind, c.auto)
+			sec, err := Import(primary.Export(), c.auto)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -281,7 +279,7 @@ func TestASecondaryOpensWithItsPrimarysSharesAndFollows(t *testing.T) {
 			if again, err := unlock(t, dir, shares[:2]...); err != nil || !again.Same(primary) {
 				t.Fatalf("the primary's shares do not open it: %v", err)
 			}
-			if changed, err := sec.Follow(primary.Share()); changed || err != nil {
+			if changed, err := sec.Follow(primary.Share(), true); changed || err != nil {
 				t.Errorf("following what it has: %v, %v", changed, err)
 			}
 			term, err := primary.Rotate(noon)
@@ -299,7 +297,7 @@ func TestASecondaryOpensWithItsPrimarysSharesAndFollows(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if changed, err := sec.Follow(primary.Share()); !changed || err != nil {
+			if changed, err := sec.Follow(primary.Share(), true); !changed || err != nil {
 				t.Fatalf("following a rotate and a rekey: %v, %v", changed, err)
 			}
 			again, err := unlock(t, dir, next.Shares[0])
@@ -317,23 +315,18 @@ func TestASecondaryOpensWithItsPrimarysSharesAndFollows(t *testing.T) {
 	}
 	primary, _, _ := fresh(t, Options{Config: Config{1, 1}})
 	stranger, _, _ := fresh(t, Options{Config: Config{1, 1}})
-	if _, err := stranger.Follow(primary.Share()); err == nil {
+	if _, err := stranger.Follow(primary.Share(), true); err == nil {
 		t.Error("a keyring of another root key is taken over")
 	}
 }
 
 func TestAutoSealOpensWithItsKeyAndWithItsRecoveryShares(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "key")
-	a, made, err := MakeKeyFile(path)
-	if err != nil || !made {
-		t.Fatalf("make key file: %v, %v", made, err)
+	a := keyFile(t)
+	op, shares, dir := fresh(t, Options{Config: Config{3, 2}, Auto: a})
+	if got := reread(t, dir).Auto(); *got != *a {
+		t.Errorf("the file says its key is in %v, want %v", got, a)
 	}
-	key, err := a.Key()
-	if err != nil {
-		t.Fatal(err)
-	}
-	op, shares, dir := fresh(t, Options{Config: Config{3, 2}, Type: File, Auto: &key})
 	for what, open := range map[string]func() (*Opened, error){
 		"key file":        func() (*Opened, error) { return reread(t, dir).UnlockAuto(dir, a) },
 		"recovery shares": func() (*Opened, error) { return unlock(t, dir, shares[1:]...) },
@@ -342,15 +335,23 @@ func TestAutoSealOpensWithItsKeyAndWithItsRecoveryShares(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	other, _, err := MakeKeyFile(filepath.Join(t.TempDir(), "other"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for what, wrong := range map[string]*Auto{"another key": other, "a variable": {Type: Env, Name: "LOCKSTEP_NONE"}} {
+	for what, wrong := range map[string]*Auto{"another key": keyFile(t), "a variable": {Type: Env, Name: "LOCKSTEP_NONE"}} {
 		if _, err := reread(t, dir).UnlockAuto(dir, wrong); err == nil {
 			t.Errorf("%s opens the seal", what)
 		}
 	}
+}
+
+func keyFile(t testing.TB) *Auto {
+	t.Helper()
+	a, made, err := MakeKeyFile(filepath.Join(t.TempDir(), "key"))
+	if err != nil || !made {
+		t.Fatalf("make key file: %v, %v", made, err)
+	}
+	if again, made, err := MakeKeyFile(a.Path); err != nil || made || *again != *a {
+		t.Fatalf("a key file that is there: %v, %v, %v", again, made, err)
+	}
+	return a
 }
 
 func TestKeySources(t *testing.T) {
@@ -462,8 +463,12 @@ func edit2(whole []byte, change func(r *Record)) []byte {
 
 func TestNothingSecretStandsInTheFile(t *testing.T) {
 	t.Parallel()
-	key := NewKey()
-	op, shares, dir := fresh(t, Options{Config: Config{2, 2}, Type: Env, Auto: &key})
+	a := keyFile(t)
+	key, err := a.Key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	op, shares, dir := fresh(t, Options{Config: Config{2, 2}, Auto: a})
 	text, err := os.ReadFile(filepath.Join(dir, FileName))
 	if err != nil {
 		t.Fatal(err)

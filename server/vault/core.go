@@ -19,6 +19,7 @@ import (
 
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
+	"github.com/lockstepdb/lockstep/server/seal"
 	"github.com/lockstepdb/lockstep/storage"
 )
 
@@ -39,7 +40,13 @@ type Config struct {
 	Stdout      io.Writer             // of audit devices; os.Stdout
 	Listener    func() ListenerStats  // may be nil
 	Sanitized   func() map[string]any // the configuration without secrets; may be nil
-	Now         func() time.Time
+	// Seal holds the keys of the store; nil: it is not sealed, as in this package's tests.
+	Seal *seal.Opened
+	// SealNow ends the core and forgets its keys: sys/seal.
+	SealNow func() error
+	// Unauthenticated tells which ceremonies of the key holders need no token (Op…); nil: none.
+	Unauthenticated func(operation string) bool
+	Now             func() time.Time
 }
 
 const defaultMaxBody = 32 << 20
@@ -73,7 +80,9 @@ type Core struct {
 	movesMu sync.Mutex
 	moves   []moved // the last remounts, newest last
 
-	maxMounts int
+	maxMounts   int
+	ceremonies  ceremonies
+	unpublished atomic.Bool // keys are in force here that the record does not name yet
 }
 
 // node is what the core asks of replication.Node; tests put a loopback between two cores in its place.

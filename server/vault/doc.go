@@ -23,6 +23,7 @@
 //
 //	core/init            when the cluster was initialised (JSON)
 //	mounts/<path>        a mount table entry (JSON, mountRecord); <path> ends with '/'; an auth method's begins with auth/
+//	core/keyring         the keys that other clusters of the sets follow, all of them sealed (JSON, seal.Shared)
 //	policy/<name>        an ACL policy's text, HCL or JSON, as it was written
 //	token/role/<name>    a token role (JSON, tokenRole)
 //

@@ -76,11 +76,10 @@ func bare(t testing.TB, mods ...func(*vault.Config)) *cluster {
 func ready(t testing.TB, mods ...func(*vault.Config)) *cluster {
 	t.Helper()
 	c := bare(t, mods...)
-	got := c.call("PUT", "sys/init", "", `{"secret_shares":5,"secret_threshold":3}`)
-	if got.status != 200 {
-		t.Fatalf("sys/init: %v", got)
+	var err error
+	if c.root, err = vault.InitStore(t.Context(), c.engine, "0.1.0", nil); err != nil {
+		t.Fatal(err)
 	}
-	c.root = got.body["root_token"].(string)
 	c.must(204, "POST", "sys/mounts/kv", `{"type":"kv"}`)
 	c.must(204, "POST", "sys/mounts/secret", `{"type":"kv","options":{"version":"2"}}`)
 	return c

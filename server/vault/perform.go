@@ -23,7 +23,8 @@ func (c *Core) perform(r *request) (*reply, error) {
 	}
 	limit := int64(maxOpenBody)
 	free := c.emptyAndRevoked(rt)
-	if !free && (rt == nil || rt.flags&open == 0) {
+	r.opened = rt != nil && c.isOpen(rt, r.path)
+	if !free && !r.opened {
 		limit = c.cfg.MaxBody
 		if err := c.authenticate(r); err != nil {
 			return nil, c.auditRequest(r, rt, err)
@@ -107,7 +108,7 @@ func (c *Core) refuseKnown(r *request) error {
 }
 
 func (c *Core) performRoute(r *request, rt *route) (*reply, error) {
-	if rt.flags&(open|anyToken) == 0 {
+	if rt.flags&(open|anyToken) == 0 && !r.opened {
 		if err := r.authorise(rt.flags&sudo != 0); err != nil {
 			return nil, err
 		}

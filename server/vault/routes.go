@@ -17,6 +17,7 @@ const (
 	onDR                  // served on a DR secondary
 	onRevoked             // served on a secondary that its primary revoked
 	early                 // served before the cluster is initialised and while it is filled
+	ceremony              // needs no token where the configuration says so: the shares authorise
 	toShared              // writes replicated scope: a performance secondary forwards it
 )
 
@@ -32,11 +33,34 @@ type route struct {
 // routeTable is everything that the API has outside mounts. POST means PUT as well, LIST means GET with ?list=true as well.
 func routeTable() []route {
 	const rep, legacy = "sys/replication/", "sys/replication/"
+	const operation = rep + "dr/secondary/generate-operation-token/"
 	return []route{
 		{"GET", "sys/seal-status", open | onDR | early, (*Core).sealStatus, nil},
 		{"GET", "sys/leader", open | onDR | early, (*Core).leader, nil},
 		{"GET", "sys/init", open | onDR | early, (*Core).initStatus, nil},
-		{"POST", "sys/init", open | early, in((*Core).initialise), nil},
+		{"POST", "sys/init", open | early, (*Core).initAgain, nil},
+		{"POST", "sys/unseal", open | onDR | early, (*Core).unsealed, nil},
+		{"POST", "sys/seal", sudo | onDR, (*Core).sealNow, nil},
+		{"GET", "sys/key-status", 0, (*Core).keyStatus, nil},
+		{"POST", "sys/rotate", sudo, (*Core).rotate, nil},
+		{"GET", "sys/generate-root/attempt", ceremony, generateProgress(rootToken), nil},
+		{"POST", "sys/generate-root/attempt", ceremony, in(generateBegin(rootToken)), nil},
+		{"DELETE", "sys/generate-root/attempt", ceremony, generateCancel(rootToken), nil},
+		{"POST", "sys/generate-root/update", ceremony, in(generateUpdate(rootToken)), nil},
+		{"GET", "sys/rekey/init", ceremony, rekeyProgress(unsealShares), nil},
+		{"POST", "sys/rekey/init", ceremony, in(rekeyBegin(unsealShares)), nil},
+		{"DELETE", "sys/rekey/init", ceremony, rekeyCancel(unsealShares), nil},
+		{"POST", "sys/rekey/update", ceremony, in(rekeyUpdate(unsealShares)), nil},
+		{"GET", "sys/rekey/verify", ceremony, rekeyVerifyProgress(unsealShares), nil},
+		{"POST", "sys/rekey/verify", ceremony, in(rekeyVerifyUpdate(unsealShares)), nil},
+		{"DELETE", "sys/rekey/verify", ceremony, rekeyVerifyCancel(unsealShares), nil},
+		{"GET", "sys/rekey-recovery-key/init", ceremony, rekeyProgress(recoveryShares), nil},
+		{"POST", "sys/rekey-recovery-key/init", ceremony, in(rekeyBegin(recoveryShares)), nil},
+		{"DELETE", "sys/rekey-recovery-key/init", ceremony, rekeyCancel(recoveryShares), nil},
+		{"POST", "sys/rekey-recovery-key/update", ceremony, in(rekeyUpdate(recoveryShares)), nil},
+		{"GET", "sys/rekey-recovery-key/verify", ceremony, rekeyVerifyProgress(recoveryShares), nil},
+		{"POST", "sys/rekey-recovery-key/verify", ceremony, in(rekeyVerifyUpdate(recoveryShares)), nil},
+		{"DELETE", "sys/rekey-recovery-key/verify", ceremony, rekeyVerifyCancel(recoveryShares), nil},
 
 		{"GET", "sys/mounts", 0, (*Core).listMounts, nil},
 		{"GET", "sys/mounts/*/tune", 0, (*Core).readTune, nil},
@@ -133,6 +157,11 @@ func routeTable() []route {
 		{"POST", rep + "recover", onDR, (*Core).recoverSet, nil},
 		{"POST", rep + "reindex", onDR | sudo, in((*Core).reindex), nil},
 		{"POST", rep + "merkle-check", onDR, (*Core).merkleCheck, nil},
+
+		{"GET", operation + "attempt", ceremony | onDR, generateProgress(operationToken), nil},
+		{"POST", operation + "attempt", ceremony | onDR, in(generateBegin(operationToken)), nil},
+		{"DELETE", operation + "attempt", ceremony | onDR, generateCancel(operationToken), nil},
+		{"POST", operation + "update", ceremony | onDR, in(generateUpdate(operationToken)), nil},
 
 		{"POST", rep + "performance/primary/enable", 0, in(enablePrimary(performance, false)), nil},
 		{"POST", rep + "performance/primary/secondary-token", sudo, in(secondaryToken(performance)), nil},

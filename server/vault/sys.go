@@ -1,19 +1,11 @@
 package vault
 
 import (
-	"context"
-	"fmt"
 	"net/http"
 	"strconv"
 
-	"github.com/google/uuid"
-
-	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
-	"github.com/lockstepdb/lockstep/storage"
 )
-
-const unsealedWarning = "Values are not encrypted at rest: this version has no seal, so there are no keys to keep, and whoever can read the data directory can read the values."
 
 // serveHealth answers GET and HEAD of sys/health for load balancers: the status is the message. Query parameters replace
 // the statuses; unknown ones are ignored.
@@ -40,13 +32,19 @@ func (c *Core) serveHealth(w http.ResponseWriter, h *http.Request) {
 	answer{status, append(body, '\n')}.write(w)
 }
 
+// healthCodes are the statuses of sys/health, and the parameters that replace them.
+var healthCodes = []struct {
+	name   string
+	status int
+}{
+	{"activecode", http.StatusOK}, {"standbycode", http.StatusTooManyRequests}, {"drsecondarycode", 472}, {"performancestandbycode", 473},
+	{"haunhealthycode", 474}, {"uninitcode", http.StatusNotImplemented}, {"sealedcode", http.StatusServiceUnavailable}, {"removedcode", 530},
+}
+
 func (c *Core) healthStatus(h *http.Request) (status int, ready bool, err error) {
 	codes := map[string]int{}
-	for name, fallback := range map[string]int{
-		"activecode": http.StatusOK, "standbycode": http.StatusTooManyRequests, "drsecondarycode": 472, "performancestandbycode": 473,
-		"haunhealthycode": 474, "uninitcode": http.StatusNotImplemented, "sealedcode": http.StatusServiceUnavailable, "removedcode": 530,
-	} {
-		if codes[name], err = statusParam(h, name, fallback); err != nil {
+	for _, code := range healthCodes {
+		if codes[code.name], err = statusParam(h, code.name, code.status); err != nil {
 			return 0, false, err
 		}
 	}
@@ -99,19 +97,6 @@ func (c *Core) healthBody(ready bool) map[string]any {
 	return body
 }
 
-func (c *Core) sealStatus(r *request) (*reply, error) {
-	ready, err := c.initialised()
-	if err != nil {
-		return nil, err
-	}
-	id := c.engine.Identity()
-	return &reply{bare: map[string]any{
-		"type": "none", "initialized": ready, "sealed": false, "t": 0, "n": 0, "progress": 0, "nonce": "",
-		"version": c.cfg.Version, "build_date": c.cfg.BuildDate, "migration": false, "recovery_seal": false,
-		"storage_type": "bbolt", "cluster_name": id.ClusterName, "cluster_id": id.ClusterID,
-	}}, nil
-}
-
 func (c *Core) leader(r *request) (*reply, error) {
 	body := map[string]any{
 		"ha_enabled": false, "is_self": true, "leader_address": c.cfg.APIAddr, "leader_cluster_address": c.cfg.ClusterAddr,
@@ -121,95 +106,4 @@ func (c *Core) leader(r *request) (*reply, error) {
 		body["last_wal"] = last
 	}
 	return &reply{bare: body}, nil
-}
-
-func (c *Core) initStatus(r *request) (*reply, error) {
-	ready, err := c.initialised()
-	if err != nil {
-		return nil, err
-	}
-	return &reply{bare: map[string]any{"initialized": ready}}, nil
-}
-
-// initParams are Vault's. There is no seal, so no shares are made, whatever number is asked for.
-type initParams struct {
-	Shares            int64    `json:"secret_shares"`
-	Threshold         int64    `json:"secret_threshold"`
-	PGPKeys           []string `json:"pgp_keys"`
-	RootTokenPGPKey   string   `json:"root_token_pgp_key"`
-	RecoveryShares    int64    `json:"recovery_shares"`
-	RecoveryThreshold int64    `json:"recovery_threshold"`
-	RecoveryPGPKeys   []string `json:"recovery_pgp_keys"`
-	StoredShares      int64    `json:"stored_shares"`
-}
-
-func (c *Core) initialise(r *request, p *initParams) (*reply, error) {
-	if p.RootTokenPGPKey != "" {
-		return nil, refuse(errInvalid, "root_token_pgp_key is not supported: leave it out")
-	}
-	text := servicePrefix + randomText(24)
-	if err := c.initWith(r, text, nil); err != nil {
-		return nil, err
-	}
-	return &reply{bare: map[string]any{
-		"keys": []string{}, "keys_base64": []string{}, "recovery_keys": []string{}, "recovery_keys_base64": []string{},
-		"root_token": text, "warnings": []string{unsealedWarning},
-	}}, nil
-}
-
-// initWith makes the store an initialised one: its mark, a root token and what else is given, in one entry.
-func (c *Core) initWith(r *request, rootToken string, more []engine.Write) error {
-	hash, err := c.tokenHash(r, rootToken)
-	if err != nil {
-		return err
-	}
-	now := c.now().UTC()
-	writes, err := putToken(hash, newRootToken(now))
-	if err != nil {
-		return err
-	}
-	mark, err := marshal(map[string]any{"time": now, "version": c.cfg.Version})
-	if err != nil {
-		return err
-	}
-	writes = append(append(writes, shared.put(initKey, mark)), more...)
-	return c.commit(r, &engine.Tx{
-		Reads: []engine.Key{shared.key(initKey)},
-		Exec: func(rd engine.Reader) ([]engine.Write, error) {
-			if _, ok, err := read(rd, shared, initKey); err != nil {
-				return nil, err
-			} else if ok {
-				return nil, refuse(errInvalid, "Vault is already initialized")
-			}
-			return writes, nil
-		},
-	})
-}
-
-// DevInit initialises an empty store with the given root token and a KV v2 mount at secret/; nothing when it is initialised.
-// Call it after SetReplication: a secondary is initialised by its primary.
-func (c *Core) DevInit(ctx context.Context, rootToken string) error {
-	ready, err := c.initialised()
-	if err != nil {
-		return fmt.Errorf("initialise the dev store: %w", err)
-	}
-	if ready || c.engine.Role() != engine.Writer {
-		return nil
-	}
-	rec := mountRecord{
-		UUID: uuid.NewString(), Accessor: "kv_" + randomHex(4), Type: "kv",
-		Description: "key/value secret storage", Options: map[string]string{"version": "2"},
-	}
-	value, err := marshal(rec)
-	if err != nil {
-		return err
-	}
-	w := engine.Write{
-		Keyspace: storage.SystemReplicated, Scope: storage.Replicated,
-		Change: storage.Change{Op: storage.Put, Key: []byte(mountPrefix + "secret/"), Value: value},
-	}
-	if err := c.initWith(&request{ctx: ctx, id: "dev-init"}, rootToken, []engine.Write{w}); err != nil {
-		return fmt.Errorf("initialise the dev store: %w", err)
-	}
-	return nil
 }

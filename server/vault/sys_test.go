@@ -24,15 +24,7 @@ func TestBeforeInit(t *testing.T) {
 }
 
 func TestInit(t *testing.T) {
-	c := bare(t)
-	g := c.call("PUT", "sys/init", "", `{"secret_shares":5,"secret_threshold":3,"pgp_keys":null}`)
-	if g.status != 200 || !same(g.at("keys"), `[]`) || !same(g.at("keys_base64"), `[]`) {
-		t.Fatalf("init: %v", g)
-	}
-	if w, _ := g.at("warnings").([]any); len(w) != 1 || !strings.Contains(w[0].(string), "not encrypted at rest") {
-		t.Errorf("init does not warn that values are not encrypted at rest: %v", g)
-	}
-	c.root = g.text("root_token")
+	c := ready(t)
 	if !strings.HasPrefix(c.root, "hvs.") || len(c.root) != 28 {
 		t.Errorf("root token of %d bytes", len(c.root))
 	}

@@ -44,7 +44,11 @@ func (n *Node) Client() *api.Client {
 // Init initialises an empty cluster and keeps its root token.
 func (n *Node) Init() {
 	n.t.Helper()
-	answer, err := n.Client().Sys().Init(&api.InitRequest{SecretShares: 1, SecretThreshold: 1})
+	ask := &api.InitRequest{RecoveryShares: 3, RecoveryThreshold: 2}
+	if n.options.Shamir {
+		ask = &api.InitRequest{SecretShares: 3, SecretThreshold: 2}
+	}
+	answer, err := n.Client().Sys().Init(ask)
 	if err != nil {
 		n.t.Fatalf("init %s: %v\n%s", n.Name, err, n.LogTail(20))
 	}
@@ -52,6 +56,25 @@ func (n *Node) Init() {
 		n.t.Fatalf("init %s: the answer holds no root token", n.Name)
 	}
 	n.Token = answer.RootToken
+	if n.Keys = answer.RecoveryKeysB64; n.options.Shamir {
+		n.Keys = answer.KeysB64
+		n.Unseal(n.Keys...)
+	}
+}
+
+// Unseal gives unseal keys until the node is unsealed, which it must be in the end.
+func (n *Node) Unseal(keys ...string) {
+	n.t.Helper()
+	for _, key := range keys {
+		status, err := n.Client().Sys().Unseal(key)
+		if err != nil {
+			n.t.Fatalf("unseal %s: %v\n%s", n.Name, err, n.LogTail(20))
+		}
+		if !status.Sealed {
+			return
+		}
+	}
+	n.t.Fatalf("%s is still sealed after %d keys", n.Name, len(keys))
 }
 
 // MintToken stops the node, makes a root token for the store it has now, and

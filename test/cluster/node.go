@@ -3,6 +3,8 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -36,6 +38,8 @@ type Options struct {
 	Dir string
 	// LogFile is where the server's words go; log in Dir by default.
 	LogFile string
+	// Shamir leaves the node without a key file: each start waits for unseal keys.
+	Shamir bool
 	// Env is added to the server's environment.
 	Env []string
 }
@@ -50,6 +54,8 @@ type Node struct {
 	API     string // URL
 	Cluster string // host:port of the cluster port
 	Token   string // a root token of this cluster, once there is one
+	// Keys are the unseal keys of a Shamir node, the recovery keys of others, once it is initialised. A secondary's are its primary's.
+	Keys []string
 
 	t          testing.TB
 	options    Options
@@ -93,6 +99,9 @@ func New(t testing.TB, name string, o Options) *Node {
 	if err := os.WriteFile(n.Config, n.config(), 0o600); err != nil {
 		t.Fatalf("make node %s: %v", name, err)
 	}
+	if err := os.WriteFile(n.keyFile(), []byte(newKey()), 0o600); err != nil {
+		t.Fatalf("make node %s: %v", name, err)
+	}
 	t.Cleanup(n.end)
 	return n
 }
@@ -112,6 +121,9 @@ func (n *Node) config() []byte {
 	fmt.Fprintf(&b, "storage \"bbolt\" {\n  path = %q\n}\n", n.Data)
 	fmt.Fprintf(&b, "listener \"tcp\" {\n  address         = %q\n  cluster_address = %q\n  tls_disable     = true\n}\n",
 		strings.TrimPrefix(n.API, "http://"), n.Cluster)
+	if !n.options.Shamir {
+		fmt.Fprintf(&b, "seal \"file\" {\n  path = %q\n}\n", n.keyFile())
+	}
 	b.WriteString("replication {\n  heartbeat_interval = \"200ms\"\n}\n")
 	text := b.String()
 	// A line given replaces the harness's own of that name.
@@ -122,6 +134,15 @@ func (n *Node) config() []byte {
 		text = strings.Replace(without(text, line), "replication {\n", "replication {\n  "+line+"\n", 1)
 	}
 	return []byte(text)
+}
+
+// keyFile holds what unseals the node at each start.
+func (n *Node) keyFile() string { return filepath.Join(n.Dir, "unseal.key") }
+
+func newKey() string {
+	var key [32]byte
+	_, _ = rand.Read(key[:]) // never fails
+	return base64.StdEncoding.EncodeToString(key[:]) + "\n"
 }
 
 // without returns a configuration without the setting that line sets.

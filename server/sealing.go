@@ -1,0 +1,401 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/lockstepdb/lockstep/internal/buildinfo"
+	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/server/seal"
+	"github.com/lockstepdb/lockstep/server/vault"
+)
+
+// devKeyName is the key file of a development server, in its data directory.
+const devKeyName = "dev-seal.key"
+
+// sealing is the node's seal while no store is open, and what hands its keys to the next core. It implements
+// vault.SealedNode and replication's Seal.
+type sealing struct {
+	node *node
+
+	mu         sync.Mutex
+	gen        *Generation  // nil: not initialised
+	record     *seal.Record // of gen
+	ceremony   *seal.Ceremony
+	byOperator bool         // sys/seal: the auto key waits for the next start of the process
+	opened     *seal.Opened // of the core that runs; nil while sealed
+	next       *seal.Opened // of the generation that takes its place
+	imported   []byte       // what a primary gave for that; secret
+
+	initialising sync.Mutex // one sys/init at a time
+
+	deliver chan *unsealing // unbuffered: to runCores
+}
+
+// unsealing is keys on their way to a core.
+type unsealing struct {
+	gen  *Generation
+	keys *seal.Opened
+	done chan error // one slot: nil once the core answers requests
+}
+
+func newSealing(n *node) *sealing { return &sealing{node: n, deliver: make(chan *unsealing)} }
+
+// await finds the live generation and waits until its seal is open; nil when ctx ended first.
+func (s *sealing) await(ctx context.Context) (*unsealing, error) {
+	gen, err := s.node.liveGeneration()
+	if err != nil {
+		return nil, err
+	}
+	if gen == nil && s.node.cfg.Dev != nil {
+		if gen, err = s.devGeneration(); err != nil {
+			return nil, err
+		}
+	}
+	u, err := s.look(gen)
+	if u != nil || err != nil {
+		return u, err
+	}
+	s.tell()
+	select {
+	case u := <-s.deliver:
+		return u, nil
+	case <-ctx.Done():
+		return nil, nil
+	}
+}
+
+// look takes up a generation, and opens its seal when that needs nobody.
+func (s *sealing) look(gen *Generation) (*unsealing, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gen, s.record, s.opened, s.ceremony = gen, nil, nil, nil
+	if gen == nil {
+		return nil, nil
+	}
+	var err error
+	if err := refusePlain(gen); err != nil {
+		return nil, err
+	}
+	if s.record, err = seal.Read(gen.Dir); err != nil {
+		return nil, err
+	}
+	keys := s.next
+	s.next = nil
+	if keys == nil && s.record.Type != seal.Shamir && !s.byOperator {
+		keys = s.openAutoLocked()
+	}
+	if keys == nil {
+		return nil, nil
+	}
+	return s.deliveryLocked(keys), nil
+}
+
+// openAutoLocked opens the seal with its auto key. When that fails the node stays sealed, and recovery shares open it.
+func (s *sealing) openAutoLocked() *seal.Opened {
+	auto := s.node.autoSeal()
+	if auto == nil {
+		s.node.log.Error("the store is sealed with a key file or variable, and the configuration names none: add the seal stanza, or unseal with recovery shares",
+			"type", s.record.Type, "source", s.record.Source)
+		return nil
+	}
+	keys, err := s.record.UnlockAuto(s.gen.Dir, auto)
+	if err != nil {
+		s.node.log.Error("the store could not be unsealed by itself and stays sealed", "error", err)
+		return nil
+	}
+	return keys
+}
+
+func (s *sealing) deliveryLocked(keys *seal.Opened) *unsealing {
+	return &unsealing{gen: s.gen, keys: keys, done: make(chan error, 1)}
+}
+
+// tell logs what is waited for.
+func (s *sealing) tell() {
+	st := s.SealState()
+	switch {
+	case !st.Initialized:
+		s.node.log.Info("not initialised: call PUT /v1/sys/init (vault operator init)")
+	default:
+		s.node.log.Info("sealed: unseal with shares (vault operator unseal)", "threshold", st.Threshold, "shares", st.Shares)
+	}
+	s.node.announce() // it answers: what starts it need not wait for people
+}
+
+// running says which seal the core that answers requests has.
+func (s *sealing) running(keys *seal.Opened) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opened = keys
+}
+
+// current returns the seal of the core that runs.
+func (s *sealing) current() *seal.Opened {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opened
+}
+
+// autoSeal is where the auto key comes from; nil when shares unseal.
+func (n *node) autoSeal() *seal.Auto {
+	if n.cfg.Seal != nil {
+		return n.cfg.Seal
+	}
+	if n.cfg.Dev != nil {
+		return &seal.Auto{Type: seal.File, Path: n.devKeyFile()}
+	}
+	return nil
+}
+
+// devKeyFile is an absolute path: tools find it by what the seal file says, wherever they run.
+func (n *node) devKeyFile() string {
+	path := filepath.Join(n.cfg.DataDir, devKeyName)
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+// devGeneration makes the first store of a development server: it has one recovery key, which is its key file's.
+func (s *sealing) devGeneration() (*Generation, error) {
+	auto := s.node.autoSeal()
+	if s.node.cfg.Seal == nil {
+		_, made, err := seal.MakeKeyFile(auto.Path)
+		if err != nil {
+			return nil, err
+		}
+		if made {
+			s.node.log.Warn("development: the key that unseals the store lies beside it", "file", auto.Path)
+		}
+	}
+	key, err := auto.Key()
+	if err != nil {
+		return nil, err
+	}
+	keys, _, err := seal.New(seal.Options{Config: seal.Config{Shares: 1, Threshold: 1}, Auto: auto, Share: &key}, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	gen, err := s.node.dir.Prepare(engine.Identity{ClusterName: s.node.cfg.ClusterName}, engine.Writer, false, nil, keys, nil)
+	if err != nil {
+		return nil, err
+	}
+	return gen, s.node.dir.Adopt(gen)
+}
+
+// ---- vault.SealedNode
+
+// Auto implements vault.SealedNode.
+func (s *sealing) Auto() bool { return s.node.autoSeal() != nil }
+
+// SealState implements vault.SealedNode.
+func (s *sealing) SealState() vault.SealState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := vault.SealState{Type: seal.Shamir, Sealed: s.opened == nil}
+	if auto := s.node.autoSeal(); auto != nil {
+		st.Type = auto.Type
+	}
+	if s.record != nil {
+		st.Initialized = true
+		st.Type, st.Shares, st.Threshold = s.record.Type, s.record.Shares, s.record.Threshold
+	}
+	if s.ceremony != nil && s.ceremony.Progress() > 0 {
+		st.Progress, st.Nonce = s.ceremony.Progress(), s.ceremony.Nonce
+	}
+	return st
+}
+
+// ResetUnseal implements vault.SealedNode.
+func (s *sealing) ResetUnseal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ceremony != nil {
+		s.ceremony.Reset()
+		s.ceremony = nil
+	}
+}
+
+// Unseal implements vault.SealedNode.
+func (s *sealing) Unseal(ctx context.Context, share []byte) error {
+	u, err := s.add(share)
+	if u == nil {
+		return err
+	}
+	return s.hand(ctx, u)
+}
+
+// add takes a share; with the last one it opens the seal.
+func (s *sealing) add(share []byte) (*unsealing, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.record == nil || s.opened != nil {
+		return nil, nil
+	}
+	if s.ceremony == nil {
+		s.ceremony = seal.NewCeremony(s.record.Threshold)
+	}
+	key, ok, err := s.ceremony.Add(share)
+	switch {
+	case errors.Is(err, seal.ErrRepeated):
+		return nil, nil // as in Vault: the progress tells
+	case err != nil || !ok:
+		if err != nil {
+			s.node.log.Warn("unsealing failed", "error", err)
+		}
+		return nil, err
+	}
+	s.ceremony = nil
+	keys, err := s.record.Unlock(s.gen.Dir, key)
+	if err != nil {
+		s.node.log.Warn("unsealing failed", "error", err)
+		return nil, err
+	}
+	s.byOperator = false
+	return s.deliveryLocked(keys), nil
+}
+
+// hand gives keys to the next core and waits until it answers requests.
+func (s *sealing) hand(ctx context.Context, u *unsealing) error {
+	select {
+	case s.deliver <- u:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-u.done:
+		if err != nil {
+			return fmt.Errorf("the seal is open, but the store could not be opened: %w", err)
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Init implements vault.SealedNode. The store is whole, with its root token, before it becomes the live one; only then are
+// the shares told.
+func (s *sealing) Init(ctx context.Context, c seal.Config) (*vault.InitResult, error) {
+	s.initialising.Lock()
+	defer s.initialising.Unlock()
+	if s.SealState().Initialized {
+		return nil, vault.ErrInitialised
+	}
+	auto := s.node.autoSeal()
+	keys, shares, err := seal.New(seal.Options{Config: c, Auto: auto}, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("initialise: %w", err)
+	}
+	done := &vault.InitResult{Shares: shares}
+	fill := func(dir string) (err error) {
+		done.RootToken, err = s.node.initStore(ctx, dir, keys)
+		return err
+	}
+	gen, err := s.node.dir.Prepare(engine.Identity{ClusterName: s.node.cfg.ClusterName}, engine.Writer, false, nil, keys, fill)
+	if err != nil {
+		return nil, fmt.Errorf("initialise: %w", err)
+	}
+	if err := s.node.dir.Adopt(gen); err != nil {
+		return nil, fmt.Errorf("initialise: %w", err)
+	}
+	s.node.log.Info("initialised", "shares", c.Shares, "threshold", c.Threshold, "auto_unseal", auto != nil)
+	u, err := s.adopted(gen, keys)
+	if err != nil {
+		return nil, err
+	}
+	if auto != nil {
+		// The caller must learn of the shares whatever happens now: a store that does not open says so in the log.
+		if err := s.hand(ctx, u); err != nil {
+			s.node.log.Error("the new store could not be opened", "error", err)
+		}
+	}
+	return done, nil
+}
+
+// adopted takes up the generation that sys/init made.
+func (s *sealing) adopted(gen *Generation, keys *seal.Opened) (*unsealing, error) {
+	record := keys.Record()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gen, s.record = gen, &record
+	return s.deliveryLocked(keys), nil
+}
+
+// initStore writes mark and root token into a store that is being made.
+func (n *node) initStore(ctx context.Context, dir string, keys *seal.Opened) (rootToken string, err error) {
+	eng, _, err := engine.Open(engine.Config{Dir: dir, Role: engine.Writer, MinFree: -1, Seam: n.cfg.Seam, Sealer: keys.Keyring()})
+	if err != nil {
+		return "", err
+	}
+	eng.Hold("initialise", 1) // the log is kept from its first entry on
+	running := start("store", eng.Run)
+	rootToken, err = vault.InitStore(ctx, eng, buildinfo.Read().Version, keys)
+	return rootToken, errors.Join(err, running.stop(), eng.Close())
+}
+
+// ---- replication's Seal
+
+// Export implements replication.Seal: what a new secondary is given.
+func (s *sealing) Export() ([]byte, error) {
+	keys := s.current()
+	if keys == nil {
+		return nil, errors.New("internal error: no seal is open")
+	}
+	return keys.Export(), nil
+}
+
+// Import implements replication.Seal: it keeps a primary's keys for the store that the next switch makes.
+func (s *sealing) Import(exported []byte) error {
+	if _, err := seal.Import(exported, nil); err != nil {
+		return fmt.Errorf("the primary's keys: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.imported = exported
+	return nil
+}
+
+// forSwitch returns the seal of the store that a switch makes: the primary's, with this node's own auto key.
+func (s *sealing) forSwitch() (*seal.Opened, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.imported == nil {
+		return nil, errors.New("internal error: a switch without the primary's keys")
+	}
+	keys, err := seal.Import(s.imported, s.node.autoSeal())
+	if err != nil {
+		return nil, fmt.Errorf("the primary's keys: %w", err)
+	}
+	s.imported = nil
+	return keys, nil
+}
+
+// switched keeps the seal of the generation that takes the running one's place: it needs no unsealing.
+func (s *sealing) switched(keys *seal.Opened) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next = keys
+}
+
+// sealed forgets the keys, by an operator's word.
+func (s *sealing) sealed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.byOperator, s.opened, s.ceremony = true, nil, nil
+}
+
+// refusePlain says of a generation without a seal file that it was made before there was one.
+func refusePlain(gen *Generation) error {
+	if _, err := os.Stat(filepath.Join(gen.Dir, seal.FileName)); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s has no seal file: it was written by a version that did not encrypt, or its %s is lost; restore the file, or begin with an empty data directory",
+			gen.Dir, seal.FileName)
+	}
+	return nil
+}
