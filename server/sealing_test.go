@@ -43,6 +43,7 @@ func (n *shamirNode) call(method, path, body string, want int) map[string]any {
 		n.t.Fatal(err)
 	}
 	req.Header.Set("X-Vault-Token", n.token)
+	req.Close = true // a restarted server has the same address: no connection of the one before may be taken
 	answer, err := http.DefaultClient.Do(req)
 	if err != nil {
 		n.t.Fatalf("%s %s: %v\n%s", method, path, err, n.log)
