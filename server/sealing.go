@@ -126,6 +126,8 @@ func (s *sealing) tell() {
 	default:
 		s.node.log.Info("sealed: unseal with shares (vault operator unseal)", "threshold", st.Threshold, "shares", st.Shares)
 	}
+	// Not before: until the data directory was read nobody may be told that the cluster is not initialised.
+	s.node.gate.shut(s.node.sealedWaiting())
 	s.node.announce() // it answers: what starts it need not wait for people
 }
 

@@ -70,7 +70,6 @@ func Run(ctx context.Context, cfg *Config) error {
 	}
 	n.log.Info("starting", "version", buildinfo.Read().Version, "pid", os.Getpid(), "data", cfg.DataDir,
 		"api_addr", n.addresses.API, "cluster_addr", n.addresses.Cluster)
-	n.gate.shut(n.sealedWaiting())
 	return n.serve(ctx)
 }
 
