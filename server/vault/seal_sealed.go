@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/lockstepdb/lockstep/server/replication"
 	"github.com/lockstepdb/lockstep/server/seal"
 )
 
@@ -81,6 +82,11 @@ func (f *sealedFace) perform(r *request) (*reply, error) {
 		return f.unseal(r)
 	case r.path == "sys/seal-status" || r.path == "sys/init" || r.path == "sys/unseal":
 		return nil, refuse(errMethod, "unsupported operation")
+	case !s.Initialized && r.op == opRead && r.path == "sys/replication/status":
+		off := map[string]any{"mode": string(replication.Disabled)}
+		return &reply{data: map[string]any{"dr": off, "performance": off, "mode": off["mode"]}, top: off}, nil
+	case !s.Initialized && r.op == opRead && (r.path == "sys/replication/dr/status" || r.path == "sys/replication/performance/status"):
+		return &reply{data: map[string]any{"mode": string(replication.Disabled)}}, nil
 	case !s.Initialized:
 		return nil, refuse(errUnavailable, "Vault is sealed: this cluster is not initialised; call PUT /v1/sys/init (vault operator init) first")
 	}

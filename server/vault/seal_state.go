@@ -31,6 +31,7 @@ func (s SealState) body(version, buildDate string) map[string]any {
 		"type": s.Type, "initialized": s.Initialized, "sealed": s.Sealed, "t": s.Threshold, "n": s.Shares,
 		"progress": s.Progress, "nonce": s.Nonce, "version": version, "build_date": buildDate, "migration": false,
 		"recovery_seal": s.Type == seal.File || s.Type == seal.Env, "storage_type": "bbolt",
+		"cluster_name": "", "cluster_id": "", // known once the store is open
 	}
 }
 
