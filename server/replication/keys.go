@@ -3,7 +3,6 @@ package replication
 import (
 	"crypto/ecdsa"
 	"crypto/hpke"
-	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -20,12 +19,12 @@ type Seal interface {
 	Import(exported []byte) error
 }
 
-// keysFor encrypts this cluster's keys to the key of a certificate request; nil when stores here are not sealed.
-func (n *Node) keysFor(request *x509.CertificateRequest, c token.Claims) ([]byte, error) {
+// keysFor encrypts this cluster's keys to the key of an enrolment; nil when stores here are not sealed.
+func (n *Node) keysFor(enrolment any, c token.Claims) ([]byte, error) {
 	if n.cfg.Seal == nil {
 		return nil, nil
 	}
-	public, ok := request.PublicKey.(*ecdsa.PublicKey)
+	public, ok := enrolment.(*ecdsa.PublicKey)
 	if !ok {
 		return nil, refuse("the certificate request's key is not of ECDSA; the token was not used")
 	}

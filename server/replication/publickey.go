@@ -146,7 +146,15 @@ func (n *Node) SecondaryTokenFor(ctx context.Context, k Kind, id string, ttl tim
 	if err := n.awaitKey(ctx, k, claims); err != nil {
 		return "", err
 	}
-	text, err := sealKeyToken(dh, mustJSON(map[string]any{"jti": claims.ID, "ca_hash": claims.CAHash[:], "welcome": n.welcome(k, set, claims, certificate)}))
+	keys, err := n.keysFor(pub, claims)
+	if err != nil {
+		return "", err
+	}
+	answer := n.welcome(k, set, claims, certificate)
+	if keys != nil {
+		answer["keys"] = base64.StdEncoding.EncodeToString(keys)
+	}
+	text, err := sealKeyToken(dh, mustJSON(map[string]any{"jti": claims.ID, "ca_hash": claims.CAHash[:], "welcome": answer}))
 	if err != nil {
 		return "", err
 	}
@@ -289,6 +297,9 @@ func (n *Node) openKeyToken(k Kind, text string) (*welcome, token.Claims, []byte
 		return nil, c, nil, refuse("the token is for a %s secondary", w.Kind)
 	}
 	if err := w.check(k, c, []byte(p.Key), n.now()); err != nil {
+		return nil, c, nil, refuse("token: %v: ask the primary for another", err)
+	}
+	if err := n.importKeys(w, c, []byte(p.Key)); err != nil {
 		return nil, c, nil, refuse("token: %v: ask the primary for another", err)
 	}
 	return w, c, []byte(p.Key), nil

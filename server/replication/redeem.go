@@ -124,7 +124,7 @@ func (n *Node) Redeem(ctx context.Context, text, requestPEM, remote string) (map
 	if err != nil {
 		return nil, err
 	}
-	keys, err := n.keysFor(request, c)
+	keys, err := n.keysFor(request.PublicKey, c)
 	if err != nil {
 		return nil, err
 	}
