@@ -169,9 +169,13 @@ func (f *sealedFace) health(w http.ResponseWriter, h *http.Request) {
 		}
 	}
 	status, _ := statusParam(h, name, fallback)
+	mode := "unknown"
+	if !s.Initialized {
+		mode = string(replication.Disabled)
+	}
 	body, err := marshal(map[string]any{
 		"initialized": s.Initialized, "sealed": true, "standby": true, "performance_standby": false,
-		"replication_performance_mode": "unknown", "replication_dr_mode": "unknown",
+		"replication_performance_mode": mode, "replication_dr_mode": mode,
 		"server_time_utc": time.Now().Unix(), "version": f.cfg.Version, "enterprise": false,
 		"clock_skew_ms": 0, "echo_duration_ms": 0, "replication_primary_canary_age_ms": 0,
 	})
