@@ -75,7 +75,10 @@ func (s *sealing) await(ctx context.Context) (*unsealing, error) {
 func (s *sealing) look(gen *Generation) (*unsealing, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.gen, s.record, s.opened, s.ceremony = gen, nil, nil, nil
+	if s.gen == nil || gen == nil || s.gen.Name != gen.Name {
+		s.ceremony = nil // shares given while the last core was closing count, if they are for this store
+	}
+	s.gen, s.record, s.opened = gen, nil, nil
 	if gen == nil {
 		return nil, nil
 	}
