@@ -164,6 +164,8 @@ func (c *core) build() error {
 		DataDir:     n.cfg.DataDir,
 		Listener:    n.listenerStats,
 		Sanitized:   n.cfg.sanitized,
+
+		ForwardByHeader: n.cfg.Replication.ForwardByHeader,
 	}
 	if n.cfg.Dev != nil {
 		vaultConfig.DevRootToken = n.cfg.Dev.RootToken
@@ -183,8 +185,10 @@ func (c *core) build() error {
 		Reopen:            c.reopen,
 		Mark:              c.mark,
 		Handle:            c.vault.Handle,
+		Mounts:            vault.MountTable,
 		HeartbeatInterval: n.cfg.Replication.HeartbeatInterval,
 		CertificateLife:   n.cfg.Replication.CertificateTTL,
+		ForwardWait:       n.cfg.Replication.WALWait,
 	})
 	if err != nil {
 		return fmt.Errorf("start replication: %w", err)
