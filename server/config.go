@@ -79,6 +79,8 @@ type Replication struct {
 	SegmentEntries     int
 	HeartbeatInterval  time.Duration
 	CertificateTTL     time.Duration // of secondaries' certificates of the cluster port; 72 h
+	WALWait            time.Duration // how long a forwarded write, and a request that names a state, wait for it here; 2 s
+	ForwardByHeader    bool          // clients may send requests to the primary by header
 }
 
 // Dev are the settings of a development server.
@@ -102,6 +104,7 @@ const (
 	defaultMinFree         = 512 << 20
 	defaultTrashKeep       = 24 * time.Hour
 	defaultMaxRequestSize  = 32 << 20
+	maxWALWait             = 20 * time.Second // shorter than what a forwarded request may take
 )
 
 // defaults returns a configuration in which everything that has a default is set.

@@ -210,6 +210,8 @@ func (p *parser) replication(b *hcl.Block) {
 		{"segment_entries", count(&r.SegmentEntries)},
 		{"heartbeat_interval", duration(&r.HeartbeatInterval)},
 		{"certificate_ttl", duration(&r.CertificateTTL)},
+		{"best_effort_wal_wait_duration", duration(&r.WALWait)},
+		{"allow_forwarding_via_header", boolean(&r.ForwardByHeader)},
 	}, nil)
 }
 

@@ -47,6 +47,8 @@ replication {
   segment_entries     = 1
   heartbeat_interval  = "200ms"
   certificate_ttl     = "12h"
+  best_effort_wal_wait_duration = "3s"
+  allow_forwarding_via_header   = true
 }
 `))
 	if err != nil {
@@ -60,7 +62,8 @@ replication {
 		APIAddr: "https://node.example:8200", ClusterAddr: "https://node.example:8301", ClusterName: "eu",
 		LogLevel: "debug", LogFormat: "json", ShutdownTimeout: 45 * time.Second, MinFree: 1 << 30, TrashKeep: time.Hour,
 		Replication: server.Replication{RetainBytes: 8 << 10, RetainAge: 100 * time.Millisecond, CheckpointBytes: 64 << 10,
-			CheckpointInterval: 50 * time.Millisecond, SegmentBytes: 16 << 10, SegmentEntries: 1, HeartbeatInterval: 200 * time.Millisecond, CertificateTTL: 12 * time.Hour},
+			CheckpointInterval: 50 * time.Millisecond, SegmentBytes: 16 << 10, SegmentEntries: 1, HeartbeatInterval: 200 * time.Millisecond, CertificateTTL: 12 * time.Hour,
+			WALWait: 3 * time.Second, ForwardByHeader: true},
 	}
 	if got.Reload != nil || got.Ready != nil || got.Logger != nil || got.Dev != nil {
 		t.Error("a file sets what only the program may set")

@@ -95,6 +95,10 @@ func (p *parser) limits() {
 	atLeast(p, "replication.retain_age", r.RetainAge, 10*time.Millisecond)
 	atLeast(p, "replication.certificate_ttl", r.CertificateTTL, time.Minute)
 	atLeast(p, "replication.heartbeat_interval", r.HeartbeatInterval, 10*time.Millisecond)
+	atLeast(p, "replication.best_effort_wal_wait_duration", r.WALWait, 10*time.Millisecond)
+	if p.taken["replication.best_effort_wal_wait_duration"] && r.WALWait > maxWALWait {
+		p.mistakes.add(p.at("replication.best_effort_wal_wait_duration"), "best_effort_wal_wait_duration: at most %v", maxWALWait)
+	}
 }
 
 func atLeast[T time.Duration | int64](p *parser, name string, got, least T) {

@@ -178,6 +178,7 @@ func (c *core) build() error {
 		SealNow:     c.sealNow,
 
 		Unauthenticated: n.unauthenticated,
+		ForwardByHeader: n.cfg.Replication.ForwardByHeader,
 	}
 	if n.cfg.Dev != nil {
 		vaultConfig.DevRootToken = n.cfg.Dev.RootToken
@@ -198,8 +199,10 @@ func (c *core) build() error {
 		Mark:              c.mark,
 		Handle:            c.vault.Handle,
 		Seal:              n.sealing,
+		Mounts:            vault.MountTable,
 		HeartbeatInterval: n.cfg.Replication.HeartbeatInterval,
 		CertificateLife:   n.cfg.Replication.CertificateTTL,
+		ForwardWait:       n.cfg.Replication.WALWait,
 	})
 	if err != nil {
 		return fmt.Errorf("start replication: %w", err)

@@ -150,7 +150,7 @@ func (x Answer_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Answer_Kind.Descriptor instead.
 func (Answer_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{11, 0}
+	return file_replication_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // Epoch is one reign of one writer over one log.
@@ -547,6 +547,7 @@ type Hello struct {
 	Repair        string                 `protobuf:"bytes,14,opt,name=repair,proto3" json:"repair,omitempty"`       // why it asks for a sync although its place may be held: damage, or roots that differ; empty: it does not
 	Window        *Window                `protobuf:"bytes,15,opt,name=window,proto3" json:"window,omitempty"`       // what it takes before it acknowledges
 	Authority     []byte                 `protobuf:"bytes,16,opt,name=authority,proto3" json:"authority,omitempty"` // DR: PEM, the CA that it will have in its primary's performance set should it be promoted
+	Coverage      *Coverage              `protobuf:"bytes,17,opt,name=coverage,proto3" json:"coverage,omitempty"`   // performance: what it was last told, and keeps to until it is told otherwise by who may
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -693,6 +694,107 @@ func (x *Hello) GetAuthority() []byte {
 	return nil
 }
 
+func (x *Hello) GetCoverage() *Coverage {
+	if x != nil {
+		return x.Coverage
+	}
+	return nil
+}
+
+// Coverage is what a performance subscription takes: the replicated scope but for the keyspaces that the secondary's paths filter leaves out. A
+// function of filter and mount table as of an index of the feeder's log.
+type Coverage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`                 // that index
+	Since         *Position              `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`                    // where the filter was last changed; none: there never was one
+	Ordinal       uint64                 `protobuf:"varint,3,opt,name=ordinal,proto3" json:"ordinal,omitempty"`               // of the reign of since
+	LeftOut       []byte                 `protobuf:"bytes,4,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"` // ids of 16 bytes each, ascending
+	Added         []byte                 `protobuf:"bytes,5,opt,name=added,proto3" json:"added,omitempty"`                    // downwards: left out before and now covered, records not sent yet
+	Removed       []byte                 `protobuf:"bytes,6,opt,name=removed,proto3" json:"removed,omitempty"`                // downwards, in a batch: covered before it and left out after it
+	Unavailable   []byte                 `protobuf:"bytes,7,opt,name=unavailable,proto3" json:"unavailable,omitempty"`        // downwards: not left out, but the feeder has not the data itself: not sent, never compared, absence proves nothing
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Coverage) Reset() {
+	*x = Coverage{}
+	mi := &file_replication_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Coverage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Coverage) ProtoMessage() {}
+
+func (x *Coverage) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Coverage.ProtoReflect.Descriptor instead.
+func (*Coverage) Descriptor() ([]byte, []int) {
+	return file_replication_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Coverage) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Coverage) GetSince() *Position {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Coverage) GetOrdinal() uint64 {
+	if x != nil {
+		return x.Ordinal
+	}
+	return 0
+}
+
+func (x *Coverage) GetLeftOut() []byte {
+	if x != nil {
+		return x.LeftOut
+	}
+	return nil
+}
+
+func (x *Coverage) GetAdded() []byte {
+	if x != nil {
+		return x.Added
+	}
+	return nil
+}
+
+func (x *Coverage) GetRemoved() []byte {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+func (x *Coverage) GetUnavailable() []byte {
+	if x != nil {
+		return x.Unavailable
+	}
+	return nil
+}
+
 // SyncPlace is how far an interrupted sync has come, on the history of the feeder it came from.
 type SyncPlace struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -705,7 +807,7 @@ type SyncPlace struct {
 
 func (x *SyncPlace) Reset() {
 	*x = SyncPlace{}
-	mi := &file_replication_proto_msgTypes[6]
+	mi := &file_replication_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +819,7 @@ func (x *SyncPlace) String() string {
 func (*SyncPlace) ProtoMessage() {}
 
 func (x *SyncPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[6]
+	mi := &file_replication_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +832,7 @@ func (x *SyncPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncPlace.ProtoReflect.Descriptor instead.
 func (*SyncPlace) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{6}
+	return file_replication_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SyncPlace) GetFrom() *Position {
@@ -765,7 +867,7 @@ type Window struct {
 
 func (x *Window) Reset() {
 	*x = Window{}
-	mi := &file_replication_proto_msgTypes[7]
+	mi := &file_replication_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -777,7 +879,7 @@ func (x *Window) String() string {
 func (*Window) ProtoMessage() {}
 
 func (x *Window) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[7]
+	mi := &file_replication_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -790,7 +892,7 @@ func (x *Window) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Window.ProtoReflect.Descriptor instead.
 func (*Window) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{7}
+	return file_replication_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Window) GetBytes() uint64 {
@@ -826,7 +928,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_replication_proto_msgTypes[8]
+	mi := &file_replication_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -838,7 +940,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[8]
+	mi := &file_replication_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -851,7 +953,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{8}
+	return file_replication_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Ack) GetDurable() *Position {
@@ -937,7 +1039,7 @@ type SyncFigures struct {
 
 func (x *SyncFigures) Reset() {
 	*x = SyncFigures{}
-	mi := &file_replication_proto_msgTypes[9]
+	mi := &file_replication_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +1051,7 @@ func (x *SyncFigures) String() string {
 func (*SyncFigures) ProtoMessage() {}
 
 func (x *SyncFigures) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[9]
+	mi := &file_replication_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +1064,7 @@ func (x *SyncFigures) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncFigures.ProtoReflect.Descriptor instead.
 func (*SyncFigures) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{9}
+	return file_replication_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SyncFigures) GetDiffBytes() uint64 {
@@ -1008,7 +1110,7 @@ type FromPrimary struct {
 
 func (x *FromPrimary) Reset() {
 	*x = FromPrimary{}
-	mi := &file_replication_proto_msgTypes[10]
+	mi := &file_replication_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1020,7 +1122,7 @@ func (x *FromPrimary) String() string {
 func (*FromPrimary) ProtoMessage() {}
 
 func (x *FromPrimary) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[10]
+	mi := &file_replication_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1033,7 +1135,7 @@ func (x *FromPrimary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FromPrimary.ProtoReflect.Descriptor instead.
 func (*FromPrimary) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{10}
+	return file_replication_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FromPrimary) GetMessage() isFromPrimary_Message {
@@ -1119,13 +1221,14 @@ type Answer struct {
 	History       []*Reign               `protobuf:"bytes,7,rep,name=history,proto3" json:"history,omitempty"` // of the feeder's log
 	ClusterId     string                 `protobuf:"bytes,8,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	ClusterName   string                 `protobuf:"bytes,9,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	Coverage      *Coverage              `protobuf:"bytes,10,opt,name=coverage,proto3" json:"coverage,omitempty"` // performance: in force from here on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_replication_proto_msgTypes[11]
+	mi := &file_replication_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1240,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[11]
+	mi := &file_replication_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1253,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{11}
+	return file_replication_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Answer) GetHead() *Head {
@@ -1216,22 +1319,30 @@ func (x *Answer) GetClusterName() string {
 	return ""
 }
 
+func (x *Answer) GetCoverage() *Coverage {
+	if x != nil {
+		return x.Coverage
+	}
+	return nil
+}
+
 // Batch is a run of the feeder's log. Head: epoch of its last entry; position is the place it ends on, always the end of a frame.
 type Batch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Head          *Head                  `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
-	Follows       *Position              `protobuf:"bytes,2,opt,name=follows,proto3" json:"follows,omitempty"` // the place it begins after
-	Frames        []*Frame               `protobuf:"bytes,3,rep,name=frames,proto3" json:"frames,omitempty"`   // DR: whole frames, verbatim
-	Entries       []*Cut                 `protobuf:"bytes,4,rep,name=entries,proto3" json:"entries,omitempty"` // performance: what is covered; none when the batch only says that entries passed
-	Totals        []byte                 `protobuf:"bytes,5,opt,name=totals,proto3" json:"totals,omitempty"`   // performance: of covered keyspaces that frames of the batch touched, at its end
-	History       []*Reign               `protobuf:"bytes,6,rep,name=history,proto3" json:"history,omitempty"` // of the feeder's log, when a fork of this batch is not in what was sent before
+	Follows       *Position              `protobuf:"bytes,2,opt,name=follows,proto3" json:"follows,omitempty"`   // the place it begins after
+	Frames        []*Frame               `protobuf:"bytes,3,rep,name=frames,proto3" json:"frames,omitempty"`     // DR: whole frames, verbatim
+	Entries       []*Cut                 `protobuf:"bytes,4,rep,name=entries,proto3" json:"entries,omitempty"`   // performance: what is covered; none when the batch only says that entries passed
+	Totals        []byte                 `protobuf:"bytes,5,opt,name=totals,proto3" json:"totals,omitempty"`     // performance: of covered keyspaces that frames of the batch touched, at its end
+	History       []*Reign               `protobuf:"bytes,6,rep,name=history,proto3" json:"history,omitempty"`   // of the feeder's log, when a fork of this batch is not in what was sent before
+	Coverage      *Coverage              `protobuf:"bytes,7,opt,name=coverage,proto3" json:"coverage,omitempty"` // performance: in force after this batch, whose last frame changed it; that frame is cut to what both cover
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_replication_proto_msgTypes[12]
+	mi := &file_replication_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1354,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[12]
+	mi := &file_replication_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1367,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{12}
+	return file_replication_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Batch) GetHead() *Head {
@@ -1301,6 +1412,13 @@ func (x *Batch) GetHistory() []*Reign {
 	return nil
 }
 
+func (x *Batch) GetCoverage() *Coverage {
+	if x != nil {
+		return x.Coverage
+	}
+	return nil
+}
+
 // Frame is a frame as the log holds it.
 type Frame struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1312,7 +1430,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_replication_proto_msgTypes[13]
+	mi := &file_replication_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1324,7 +1442,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[13]
+	mi := &file_replication_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1337,7 +1455,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{13}
+	return file_replication_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Frame) GetHeader() []byte {
@@ -1365,7 +1483,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_replication_proto_msgTypes[14]
+	mi := &file_replication_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1495,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[14]
+	mi := &file_replication_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1508,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{14}
+	return file_replication_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Cut) GetAt() *Position {
@@ -1418,7 +1536,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_replication_proto_msgTypes[15]
+	mi := &file_replication_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1548,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[15]
+	mi := &file_replication_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1561,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{15}
+	return file_replication_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Part) GetData() []byte {
@@ -1478,7 +1596,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_replication_proto_msgTypes[16]
+	mi := &file_replication_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +1608,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[16]
+	mi := &file_replication_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +1621,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{16}
+	return file_replication_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Heartbeat) GetHead() *Head {
@@ -1581,7 +1699,7 @@ type Range struct {
 
 func (x *Range) Reset() {
 	*x = Range{}
-	mi := &file_replication_proto_msgTypes[17]
+	mi := &file_replication_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1593,7 +1711,7 @@ func (x *Range) String() string {
 func (*Range) ProtoMessage() {}
 
 func (x *Range) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[17]
+	mi := &file_replication_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1606,7 +1724,7 @@ func (x *Range) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Range.ProtoReflect.Descriptor instead.
 func (*Range) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{17}
+	return file_replication_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Range) GetKeyspace() []byte {
@@ -1641,7 +1759,7 @@ type SplitRequest struct {
 
 func (x *SplitRequest) Reset() {
 	*x = SplitRequest{}
-	mi := &file_replication_proto_msgTypes[18]
+	mi := &file_replication_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1653,7 +1771,7 @@ func (x *SplitRequest) String() string {
 func (*SplitRequest) ProtoMessage() {}
 
 func (x *SplitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[18]
+	mi := &file_replication_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1666,7 +1784,7 @@ func (x *SplitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SplitRequest.ProtoReflect.Descriptor instead.
 func (*SplitRequest) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{18}
+	return file_replication_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SplitRequest) GetKind() string {
@@ -1701,7 +1819,7 @@ type SplitReply struct {
 
 func (x *SplitReply) Reset() {
 	*x = SplitReply{}
-	mi := &file_replication_proto_msgTypes[19]
+	mi := &file_replication_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1713,7 +1831,7 @@ func (x *SplitReply) String() string {
 func (*SplitReply) ProtoMessage() {}
 
 func (x *SplitReply) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[19]
+	mi := &file_replication_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1726,7 +1844,7 @@ func (x *SplitReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SplitReply.ProtoReflect.Descriptor instead.
 func (*SplitReply) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{19}
+	return file_replication_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SplitReply) GetReadAt() *Position {
@@ -1761,7 +1879,7 @@ type Parts struct {
 
 func (x *Parts) Reset() {
 	*x = Parts{}
-	mi := &file_replication_proto_msgTypes[20]
+	mi := &file_replication_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1891,7 @@ func (x *Parts) String() string {
 func (*Parts) ProtoMessage() {}
 
 func (x *Parts) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[20]
+	mi := &file_replication_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1904,7 @@ func (x *Parts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Parts.ProtoReflect.Descriptor instead.
 func (*Parts) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{20}
+	return file_replication_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Parts) GetChildren() []*Child {
@@ -1814,7 +1932,7 @@ type Child struct {
 
 func (x *Child) Reset() {
 	*x = Child{}
-	mi := &file_replication_proto_msgTypes[21]
+	mi := &file_replication_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +1944,7 @@ func (x *Child) String() string {
 func (*Child) ProtoMessage() {}
 
 func (x *Child) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[21]
+	mi := &file_replication_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +1957,7 @@ func (x *Child) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Child.ProtoReflect.Descriptor instead.
 func (*Child) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{21}
+	return file_replication_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Child) GetLow() []byte {
@@ -1875,7 +1993,7 @@ type Keyspace struct {
 
 func (x *Keyspace) Reset() {
 	*x = Keyspace{}
-	mi := &file_replication_proto_msgTypes[22]
+	mi := &file_replication_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1887,7 +2005,7 @@ func (x *Keyspace) String() string {
 func (*Keyspace) ProtoMessage() {}
 
 func (x *Keyspace) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[22]
+	mi := &file_replication_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1900,7 +2018,7 @@ func (x *Keyspace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Keyspace.ProtoReflect.Descriptor instead.
 func (*Keyspace) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{22}
+	return file_replication_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Keyspace) GetId() []byte {
@@ -1941,7 +2059,7 @@ type ItemsRequest struct {
 
 func (x *ItemsRequest) Reset() {
 	*x = ItemsRequest{}
-	mi := &file_replication_proto_msgTypes[23]
+	mi := &file_replication_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2071,7 @@ func (x *ItemsRequest) String() string {
 func (*ItemsRequest) ProtoMessage() {}
 
 func (x *ItemsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[23]
+	mi := &file_replication_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2084,7 @@ func (x *ItemsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ItemsRequest.ProtoReflect.Descriptor instead.
 func (*ItemsRequest) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{23}
+	return file_replication_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ItemsRequest) GetKind() string {
@@ -1995,7 +2113,7 @@ type ItemsReply struct {
 
 func (x *ItemsReply) Reset() {
 	*x = ItemsReply{}
-	mi := &file_replication_proto_msgTypes[24]
+	mi := &file_replication_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2125,7 @@ func (x *ItemsReply) String() string {
 func (*ItemsReply) ProtoMessage() {}
 
 func (x *ItemsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[24]
+	mi := &file_replication_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2138,7 @@ func (x *ItemsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ItemsReply.ProtoReflect.Descriptor instead.
 func (*ItemsReply) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{24}
+	return file_replication_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ItemsReply) GetReadAt() *Position {
@@ -2061,7 +2179,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_replication_proto_msgTypes[25]
+	mi := &file_replication_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2191,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[25]
+	mi := &file_replication_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2204,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{25}
+	return file_replication_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Item) GetKey() []byte {
@@ -2115,7 +2233,7 @@ type RecordsRequest struct {
 
 func (x *RecordsRequest) Reset() {
 	*x = RecordsRequest{}
-	mi := &file_replication_proto_msgTypes[26]
+	mi := &file_replication_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2127,7 +2245,7 @@ func (x *RecordsRequest) String() string {
 func (*RecordsRequest) ProtoMessage() {}
 
 func (x *RecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[26]
+	mi := &file_replication_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2140,7 +2258,7 @@ func (x *RecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordsRequest.ProtoReflect.Descriptor instead.
 func (*RecordsRequest) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{26}
+	return file_replication_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RecordsRequest) GetKind() string {
@@ -2183,7 +2301,7 @@ type RecordsReply struct {
 
 func (x *RecordsReply) Reset() {
 	*x = RecordsReply{}
-	mi := &file_replication_proto_msgTypes[27]
+	mi := &file_replication_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2313,7 @@ func (x *RecordsReply) String() string {
 func (*RecordsReply) ProtoMessage() {}
 
 func (x *RecordsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[27]
+	mi := &file_replication_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2326,7 @@ func (x *RecordsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordsReply.ProtoReflect.Descriptor instead.
 func (*RecordsReply) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{27}
+	return file_replication_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RecordsReply) GetReadAt() *Position {
@@ -2249,7 +2367,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_replication_proto_msgTypes[28]
+	mi := &file_replication_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2379,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[28]
+	mi := &file_replication_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2392,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{28}
+	return file_replication_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Record) GetKey() []byte {
@@ -2307,7 +2425,7 @@ type ForwardRequest struct {
 
 func (x *ForwardRequest) Reset() {
 	*x = ForwardRequest{}
-	mi := &file_replication_proto_msgTypes[29]
+	mi := &file_replication_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2319,7 +2437,7 @@ func (x *ForwardRequest) String() string {
 func (*ForwardRequest) ProtoMessage() {}
 
 func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[29]
+	mi := &file_replication_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2332,7 +2450,7 @@ func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
 func (*ForwardRequest) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{29}
+	return file_replication_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ForwardRequest) GetMethod() string {
@@ -2401,7 +2519,7 @@ type HeaderField struct {
 
 func (x *HeaderField) Reset() {
 	*x = HeaderField{}
-	mi := &file_replication_proto_msgTypes[30]
+	mi := &file_replication_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2413,7 +2531,7 @@ func (x *HeaderField) String() string {
 func (*HeaderField) ProtoMessage() {}
 
 func (x *HeaderField) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[30]
+	mi := &file_replication_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2426,7 +2544,7 @@ func (x *HeaderField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderField.ProtoReflect.Descriptor instead.
 func (*HeaderField) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{30}
+	return file_replication_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *HeaderField) GetName() string {
@@ -2455,7 +2573,7 @@ type ForwardReply struct {
 
 func (x *ForwardReply) Reset() {
 	*x = ForwardReply{}
-	mi := &file_replication_proto_msgTypes[31]
+	mi := &file_replication_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2467,7 +2585,7 @@ func (x *ForwardReply) String() string {
 func (*ForwardReply) ProtoMessage() {}
 
 func (x *ForwardReply) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[31]
+	mi := &file_replication_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2480,7 +2598,7 @@ func (x *ForwardReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardReply.ProtoReflect.Descriptor instead.
 func (*ForwardReply) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{31}
+	return file_replication_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ForwardReply) GetStatus() uint32 {
@@ -2521,7 +2639,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_replication_proto_msgTypes[32]
+	mi := &file_replication_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2533,7 +2651,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[32]
+	mi := &file_replication_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2546,7 +2664,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{32}
+	return file_replication_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RenewRequest) GetKind() string {
@@ -2573,7 +2691,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_replication_proto_msgTypes[33]
+	mi := &file_replication_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2703,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[33]
+	mi := &file_replication_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2716,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{33}
+	return file_replication_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RenewReply) GetCertificate() []byte {
@@ -2645,7 +2763,7 @@ const file_replication_proto_rawDesc = "" +
 	"\rFromSecondary\x126\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1e.lockstep.replication.v1.HelloH\x00R\x05hello\x120\n" +
 	"\x03ack\x18\x02 \x01(\v2\x1c.lockstep.replication.v1.AckH\x00R\x03ackB\t\n" +
-	"\amessage\"\xbb\x04\n" +
+	"\amessage\"\xfa\x04\n" +
 	"\x05Hello\x121\n" +
 	"\x04head\x18\x01 \x01(\v2\x1d.lockstep.replication.v1.HeadR\x04head\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x10\n" +
@@ -2664,7 +2782,16 @@ const file_replication_proto_rawDesc = "" +
 	"\x04sync\x18\r \x01(\v2\".lockstep.replication.v1.SyncPlaceR\x04sync\x12\x16\n" +
 	"\x06repair\x18\x0e \x01(\tR\x06repair\x127\n" +
 	"\x06window\x18\x0f \x01(\v2\x1f.lockstep.replication.v1.WindowR\x06window\x12\x1c\n" +
-	"\tauthority\x18\x10 \x01(\fR\tauthority\"\xbb\x01\n" +
+	"\tauthority\x18\x10 \x01(\fR\tauthority\x12=\n" +
+	"\bcoverage\x18\x11 \x01(\v2!.lockstep.replication.v1.CoverageR\bcoverage\"\xe2\x01\n" +
+	"\bCoverage\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x127\n" +
+	"\x05since\x18\x02 \x01(\v2!.lockstep.replication.v1.PositionR\x05since\x12\x18\n" +
+	"\aordinal\x18\x03 \x01(\x04R\aordinal\x12\x19\n" +
+	"\bleft_out\x18\x04 \x01(\fR\aleftOut\x12\x14\n" +
+	"\x05added\x18\x05 \x01(\fR\x05added\x12\x18\n" +
+	"\aremoved\x18\x06 \x01(\fR\aremoved\x12 \n" +
+	"\vunavailable\x18\a \x01(\fR\vunavailable\"\xbb\x01\n" +
 	"\tSyncPlace\x125\n" +
 	"\x04from\x18\x01 \x01(\v2!.lockstep.replication.v1.PositionR\x04from\x127\n" +
 	"\x05until\x18\x02 \x01(\v2!.lockstep.replication.v1.PositionR\x05until\x12>\n" +
@@ -2697,7 +2824,7 @@ const file_replication_proto_rawDesc = "" +
 	"\x05batch\x18\x02 \x01(\v2\x1e.lockstep.replication.v1.BatchH\x00R\x05batch\x123\n" +
 	"\x04part\x18\x03 \x01(\v2\x1d.lockstep.replication.v1.PartH\x00R\x04part\x12B\n" +
 	"\theartbeat\x18\x04 \x01(\v2\".lockstep.replication.v1.HeartbeatH\x00R\theartbeatB\t\n" +
-	"\amessage\"\xa5\x04\n" +
+	"\amessage\"\xe4\x04\n" +
 	"\x06Answer\x121\n" +
 	"\x04head\x18\x01 \x01(\v2\x1d.lockstep.replication.v1.HeadR\x04head\x128\n" +
 	"\x04kind\x18\x02 \x01(\x0e2$.lockstep.replication.v1.Answer.KindR\x04kind\x12\x16\n" +
@@ -2708,7 +2835,9 @@ const file_replication_proto_rawDesc = "" +
 	"\ahistory\x18\a \x03(\v2\x1e.lockstep.replication.v1.ReignR\ahistory\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\b \x01(\tR\tclusterId\x12!\n" +
-	"\fcluster_name\x18\t \x01(\tR\vclusterName\"\xb4\x01\n" +
+	"\fcluster_name\x18\t \x01(\tR\vclusterName\x12=\n" +
+	"\bcoverage\x18\n" +
+	" \x01(\v2!.lockstep.replication.v1.CoverageR\bcoverage\"\xb4\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rKIND_CONTINUE\x10\x01\x12\x0f\n" +
@@ -2718,14 +2847,15 @@ const file_replication_proto_rawDesc = "" +
 	"\fKIND_REFUSED\x10\x05\x12\x13\n" +
 	"\x0fKIND_SUPERSEDED\x10\x06\x12\x13\n" +
 	"\x0fKIND_I_AM_STALE\x10\a\x12\x11\n" +
-	"\rKIND_RESTORED\x10\b\"\xb9\x02\n" +
+	"\rKIND_RESTORED\x10\b\"\xf8\x02\n" +
 	"\x05Batch\x121\n" +
 	"\x04head\x18\x01 \x01(\v2\x1d.lockstep.replication.v1.HeadR\x04head\x12;\n" +
 	"\afollows\x18\x02 \x01(\v2!.lockstep.replication.v1.PositionR\afollows\x126\n" +
 	"\x06frames\x18\x03 \x03(\v2\x1e.lockstep.replication.v1.FrameR\x06frames\x126\n" +
 	"\aentries\x18\x04 \x03(\v2\x1c.lockstep.replication.v1.CutR\aentries\x12\x16\n" +
 	"\x06totals\x18\x05 \x01(\fR\x06totals\x128\n" +
-	"\ahistory\x18\x06 \x03(\v2\x1e.lockstep.replication.v1.ReignR\ahistory\"9\n" +
+	"\ahistory\x18\x06 \x03(\v2\x1e.lockstep.replication.v1.ReignR\ahistory\x12=\n" +
+	"\bcoverage\x18\a \x01(\v2!.lockstep.replication.v1.CoverageR\bcoverage\"9\n" +
 	"\x05Frame\x12\x16\n" +
 	"\x06header\x18\x01 \x01(\fR\x06header\x12\x18\n" +
 	"\aentries\x18\x02 \x03(\fR\aentries\"N\n" +
@@ -2846,7 +2976,7 @@ func file_replication_proto_rawDescGZIP() []byte {
 }
 
 var file_replication_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_replication_proto_goTypes = []any{
 	(Flags)(0),             // 0: lockstep.replication.v1.Flags
 	(Answer_Kind)(0),       // 1: lockstep.replication.v1.Answer.Kind
@@ -2856,96 +2986,101 @@ var file_replication_proto_goTypes = []any{
 	(*Reign)(nil),          // 5: lockstep.replication.v1.Reign
 	(*FromSecondary)(nil),  // 6: lockstep.replication.v1.FromSecondary
 	(*Hello)(nil),          // 7: lockstep.replication.v1.Hello
-	(*SyncPlace)(nil),      // 8: lockstep.replication.v1.SyncPlace
-	(*Window)(nil),         // 9: lockstep.replication.v1.Window
-	(*Ack)(nil),            // 10: lockstep.replication.v1.Ack
-	(*SyncFigures)(nil),    // 11: lockstep.replication.v1.SyncFigures
-	(*FromPrimary)(nil),    // 12: lockstep.replication.v1.FromPrimary
-	(*Answer)(nil),         // 13: lockstep.replication.v1.Answer
-	(*Batch)(nil),          // 14: lockstep.replication.v1.Batch
-	(*Frame)(nil),          // 15: lockstep.replication.v1.Frame
-	(*Cut)(nil),            // 16: lockstep.replication.v1.Cut
-	(*Part)(nil),           // 17: lockstep.replication.v1.Part
-	(*Heartbeat)(nil),      // 18: lockstep.replication.v1.Heartbeat
-	(*Range)(nil),          // 19: lockstep.replication.v1.Range
-	(*SplitRequest)(nil),   // 20: lockstep.replication.v1.SplitRequest
-	(*SplitReply)(nil),     // 21: lockstep.replication.v1.SplitReply
-	(*Parts)(nil),          // 22: lockstep.replication.v1.Parts
-	(*Child)(nil),          // 23: lockstep.replication.v1.Child
-	(*Keyspace)(nil),       // 24: lockstep.replication.v1.Keyspace
-	(*ItemsRequest)(nil),   // 25: lockstep.replication.v1.ItemsRequest
-	(*ItemsReply)(nil),     // 26: lockstep.replication.v1.ItemsReply
-	(*Item)(nil),           // 27: lockstep.replication.v1.Item
-	(*RecordsRequest)(nil), // 28: lockstep.replication.v1.RecordsRequest
-	(*RecordsReply)(nil),   // 29: lockstep.replication.v1.RecordsReply
-	(*Record)(nil),         // 30: lockstep.replication.v1.Record
-	(*ForwardRequest)(nil), // 31: lockstep.replication.v1.ForwardRequest
-	(*HeaderField)(nil),    // 32: lockstep.replication.v1.HeaderField
-	(*ForwardReply)(nil),   // 33: lockstep.replication.v1.ForwardReply
-	(*RenewRequest)(nil),   // 34: lockstep.replication.v1.RenewRequest
-	(*RenewReply)(nil),     // 35: lockstep.replication.v1.RenewReply
+	(*Coverage)(nil),       // 8: lockstep.replication.v1.Coverage
+	(*SyncPlace)(nil),      // 9: lockstep.replication.v1.SyncPlace
+	(*Window)(nil),         // 10: lockstep.replication.v1.Window
+	(*Ack)(nil),            // 11: lockstep.replication.v1.Ack
+	(*SyncFigures)(nil),    // 12: lockstep.replication.v1.SyncFigures
+	(*FromPrimary)(nil),    // 13: lockstep.replication.v1.FromPrimary
+	(*Answer)(nil),         // 14: lockstep.replication.v1.Answer
+	(*Batch)(nil),          // 15: lockstep.replication.v1.Batch
+	(*Frame)(nil),          // 16: lockstep.replication.v1.Frame
+	(*Cut)(nil),            // 17: lockstep.replication.v1.Cut
+	(*Part)(nil),           // 18: lockstep.replication.v1.Part
+	(*Heartbeat)(nil),      // 19: lockstep.replication.v1.Heartbeat
+	(*Range)(nil),          // 20: lockstep.replication.v1.Range
+	(*SplitRequest)(nil),   // 21: lockstep.replication.v1.SplitRequest
+	(*SplitReply)(nil),     // 22: lockstep.replication.v1.SplitReply
+	(*Parts)(nil),          // 23: lockstep.replication.v1.Parts
+	(*Child)(nil),          // 24: lockstep.replication.v1.Child
+	(*Keyspace)(nil),       // 25: lockstep.replication.v1.Keyspace
+	(*ItemsRequest)(nil),   // 26: lockstep.replication.v1.ItemsRequest
+	(*ItemsReply)(nil),     // 27: lockstep.replication.v1.ItemsReply
+	(*Item)(nil),           // 28: lockstep.replication.v1.Item
+	(*RecordsRequest)(nil), // 29: lockstep.replication.v1.RecordsRequest
+	(*RecordsReply)(nil),   // 30: lockstep.replication.v1.RecordsReply
+	(*Record)(nil),         // 31: lockstep.replication.v1.Record
+	(*ForwardRequest)(nil), // 32: lockstep.replication.v1.ForwardRequest
+	(*HeaderField)(nil),    // 33: lockstep.replication.v1.HeaderField
+	(*ForwardReply)(nil),   // 34: lockstep.replication.v1.ForwardReply
+	(*RenewRequest)(nil),   // 35: lockstep.replication.v1.RenewRequest
+	(*RenewReply)(nil),     // 36: lockstep.replication.v1.RenewReply
 }
 var file_replication_proto_depIdxs = []int32{
 	2,  // 0: lockstep.replication.v1.Head.epoch:type_name -> lockstep.replication.v1.Epoch
 	3,  // 1: lockstep.replication.v1.Head.position:type_name -> lockstep.replication.v1.Position
 	7,  // 2: lockstep.replication.v1.FromSecondary.hello:type_name -> lockstep.replication.v1.Hello
-	10, // 3: lockstep.replication.v1.FromSecondary.ack:type_name -> lockstep.replication.v1.Ack
+	11, // 3: lockstep.replication.v1.FromSecondary.ack:type_name -> lockstep.replication.v1.Ack
 	4,  // 4: lockstep.replication.v1.Hello.head:type_name -> lockstep.replication.v1.Head
 	5,  // 5: lockstep.replication.v1.Hello.history:type_name -> lockstep.replication.v1.Reign
 	5,  // 6: lockstep.replication.v1.Hello.seen:type_name -> lockstep.replication.v1.Reign
-	8,  // 7: lockstep.replication.v1.Hello.sync:type_name -> lockstep.replication.v1.SyncPlace
-	9,  // 8: lockstep.replication.v1.Hello.window:type_name -> lockstep.replication.v1.Window
-	3,  // 9: lockstep.replication.v1.SyncPlace.from:type_name -> lockstep.replication.v1.Position
-	3,  // 10: lockstep.replication.v1.SyncPlace.until:type_name -> lockstep.replication.v1.Position
-	3,  // 11: lockstep.replication.v1.SyncPlace.spool_end:type_name -> lockstep.replication.v1.Position
-	3,  // 12: lockstep.replication.v1.Ack.durable:type_name -> lockstep.replication.v1.Position
-	3,  // 13: lockstep.replication.v1.Ack.applied:type_name -> lockstep.replication.v1.Position
-	11, // 14: lockstep.replication.v1.Ack.sync:type_name -> lockstep.replication.v1.SyncFigures
-	13, // 15: lockstep.replication.v1.FromPrimary.answer:type_name -> lockstep.replication.v1.Answer
-	14, // 16: lockstep.replication.v1.FromPrimary.batch:type_name -> lockstep.replication.v1.Batch
-	17, // 17: lockstep.replication.v1.FromPrimary.part:type_name -> lockstep.replication.v1.Part
-	18, // 18: lockstep.replication.v1.FromPrimary.heartbeat:type_name -> lockstep.replication.v1.Heartbeat
-	4,  // 19: lockstep.replication.v1.Answer.head:type_name -> lockstep.replication.v1.Head
-	1,  // 20: lockstep.replication.v1.Answer.kind:type_name -> lockstep.replication.v1.Answer.Kind
-	3,  // 21: lockstep.replication.v1.Answer.from:type_name -> lockstep.replication.v1.Position
-	5,  // 22: lockstep.replication.v1.Answer.history:type_name -> lockstep.replication.v1.Reign
-	4,  // 23: lockstep.replication.v1.Batch.head:type_name -> lockstep.replication.v1.Head
-	3,  // 24: lockstep.replication.v1.Batch.follows:type_name -> lockstep.replication.v1.Position
-	15, // 25: lockstep.replication.v1.Batch.frames:type_name -> lockstep.replication.v1.Frame
-	16, // 26: lockstep.replication.v1.Batch.entries:type_name -> lockstep.replication.v1.Cut
-	5,  // 27: lockstep.replication.v1.Batch.history:type_name -> lockstep.replication.v1.Reign
-	3,  // 28: lockstep.replication.v1.Cut.at:type_name -> lockstep.replication.v1.Position
-	4,  // 29: lockstep.replication.v1.Heartbeat.head:type_name -> lockstep.replication.v1.Head
-	19, // 30: lockstep.replication.v1.SplitRequest.ranges:type_name -> lockstep.replication.v1.Range
-	3,  // 31: lockstep.replication.v1.SplitReply.read_at:type_name -> lockstep.replication.v1.Position
-	22, // 32: lockstep.replication.v1.SplitReply.parts:type_name -> lockstep.replication.v1.Parts
-	24, // 33: lockstep.replication.v1.SplitReply.keyspaces:type_name -> lockstep.replication.v1.Keyspace
-	23, // 34: lockstep.replication.v1.Parts.children:type_name -> lockstep.replication.v1.Child
-	19, // 35: lockstep.replication.v1.ItemsRequest.ranges:type_name -> lockstep.replication.v1.Range
-	3,  // 36: lockstep.replication.v1.ItemsReply.read_at:type_name -> lockstep.replication.v1.Position
-	27, // 37: lockstep.replication.v1.ItemsReply.items:type_name -> lockstep.replication.v1.Item
-	19, // 38: lockstep.replication.v1.RecordsRequest.range:type_name -> lockstep.replication.v1.Range
-	3,  // 39: lockstep.replication.v1.RecordsReply.read_at:type_name -> lockstep.replication.v1.Position
-	30, // 40: lockstep.replication.v1.RecordsReply.records:type_name -> lockstep.replication.v1.Record
-	32, // 41: lockstep.replication.v1.ForwardRequest.header:type_name -> lockstep.replication.v1.HeaderField
-	32, // 42: lockstep.replication.v1.ForwardReply.header:type_name -> lockstep.replication.v1.HeaderField
-	6,  // 43: lockstep.replication.v1.Replication.Stream:input_type -> lockstep.replication.v1.FromSecondary
-	20, // 44: lockstep.replication.v1.Replication.Split:input_type -> lockstep.replication.v1.SplitRequest
-	25, // 45: lockstep.replication.v1.Replication.Items:input_type -> lockstep.replication.v1.ItemsRequest
-	28, // 46: lockstep.replication.v1.Replication.Records:input_type -> lockstep.replication.v1.RecordsRequest
-	31, // 47: lockstep.replication.v1.Replication.Forward:input_type -> lockstep.replication.v1.ForwardRequest
-	34, // 48: lockstep.replication.v1.Replication.Renew:input_type -> lockstep.replication.v1.RenewRequest
-	12, // 49: lockstep.replication.v1.Replication.Stream:output_type -> lockstep.replication.v1.FromPrimary
-	21, // 50: lockstep.replication.v1.Replication.Split:output_type -> lockstep.replication.v1.SplitReply
-	26, // 51: lockstep.replication.v1.Replication.Items:output_type -> lockstep.replication.v1.ItemsReply
-	29, // 52: lockstep.replication.v1.Replication.Records:output_type -> lockstep.replication.v1.RecordsReply
-	33, // 53: lockstep.replication.v1.Replication.Forward:output_type -> lockstep.replication.v1.ForwardReply
-	35, // 54: lockstep.replication.v1.Replication.Renew:output_type -> lockstep.replication.v1.RenewReply
-	49, // [49:55] is the sub-list for method output_type
-	43, // [43:49] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	9,  // 7: lockstep.replication.v1.Hello.sync:type_name -> lockstep.replication.v1.SyncPlace
+	10, // 8: lockstep.replication.v1.Hello.window:type_name -> lockstep.replication.v1.Window
+	8,  // 9: lockstep.replication.v1.Hello.coverage:type_name -> lockstep.replication.v1.Coverage
+	3,  // 10: lockstep.replication.v1.Coverage.since:type_name -> lockstep.replication.v1.Position
+	3,  // 11: lockstep.replication.v1.SyncPlace.from:type_name -> lockstep.replication.v1.Position
+	3,  // 12: lockstep.replication.v1.SyncPlace.until:type_name -> lockstep.replication.v1.Position
+	3,  // 13: lockstep.replication.v1.SyncPlace.spool_end:type_name -> lockstep.replication.v1.Position
+	3,  // 14: lockstep.replication.v1.Ack.durable:type_name -> lockstep.replication.v1.Position
+	3,  // 15: lockstep.replication.v1.Ack.applied:type_name -> lockstep.replication.v1.Position
+	12, // 16: lockstep.replication.v1.Ack.sync:type_name -> lockstep.replication.v1.SyncFigures
+	14, // 17: lockstep.replication.v1.FromPrimary.answer:type_name -> lockstep.replication.v1.Answer
+	15, // 18: lockstep.replication.v1.FromPrimary.batch:type_name -> lockstep.replication.v1.Batch
+	18, // 19: lockstep.replication.v1.FromPrimary.part:type_name -> lockstep.replication.v1.Part
+	19, // 20: lockstep.replication.v1.FromPrimary.heartbeat:type_name -> lockstep.replication.v1.Heartbeat
+	4,  // 21: lockstep.replication.v1.Answer.head:type_name -> lockstep.replication.v1.Head
+	1,  // 22: lockstep.replication.v1.Answer.kind:type_name -> lockstep.replication.v1.Answer.Kind
+	3,  // 23: lockstep.replication.v1.Answer.from:type_name -> lockstep.replication.v1.Position
+	5,  // 24: lockstep.replication.v1.Answer.history:type_name -> lockstep.replication.v1.Reign
+	8,  // 25: lockstep.replication.v1.Answer.coverage:type_name -> lockstep.replication.v1.Coverage
+	4,  // 26: lockstep.replication.v1.Batch.head:type_name -> lockstep.replication.v1.Head
+	3,  // 27: lockstep.replication.v1.Batch.follows:type_name -> lockstep.replication.v1.Position
+	16, // 28: lockstep.replication.v1.Batch.frames:type_name -> lockstep.replication.v1.Frame
+	17, // 29: lockstep.replication.v1.Batch.entries:type_name -> lockstep.replication.v1.Cut
+	5,  // 30: lockstep.replication.v1.Batch.history:type_name -> lockstep.replication.v1.Reign
+	8,  // 31: lockstep.replication.v1.Batch.coverage:type_name -> lockstep.replication.v1.Coverage
+	3,  // 32: lockstep.replication.v1.Cut.at:type_name -> lockstep.replication.v1.Position
+	4,  // 33: lockstep.replication.v1.Heartbeat.head:type_name -> lockstep.replication.v1.Head
+	20, // 34: lockstep.replication.v1.SplitRequest.ranges:type_name -> lockstep.replication.v1.Range
+	3,  // 35: lockstep.replication.v1.SplitReply.read_at:type_name -> lockstep.replication.v1.Position
+	23, // 36: lockstep.replication.v1.SplitReply.parts:type_name -> lockstep.replication.v1.Parts
+	25, // 37: lockstep.replication.v1.SplitReply.keyspaces:type_name -> lockstep.replication.v1.Keyspace
+	24, // 38: lockstep.replication.v1.Parts.children:type_name -> lockstep.replication.v1.Child
+	20, // 39: lockstep.replication.v1.ItemsRequest.ranges:type_name -> lockstep.replication.v1.Range
+	3,  // 40: lockstep.replication.v1.ItemsReply.read_at:type_name -> lockstep.replication.v1.Position
+	28, // 41: lockstep.replication.v1.ItemsReply.items:type_name -> lockstep.replication.v1.Item
+	20, // 42: lockstep.replication.v1.RecordsRequest.range:type_name -> lockstep.replication.v1.Range
+	3,  // 43: lockstep.replication.v1.RecordsReply.read_at:type_name -> lockstep.replication.v1.Position
+	31, // 44: lockstep.replication.v1.RecordsReply.records:type_name -> lockstep.replication.v1.Record
+	33, // 45: lockstep.replication.v1.ForwardRequest.header:type_name -> lockstep.replication.v1.HeaderField
+	33, // 46: lockstep.replication.v1.ForwardReply.header:type_name -> lockstep.replication.v1.HeaderField
+	6,  // 47: lockstep.replication.v1.Replication.Stream:input_type -> lockstep.replication.v1.FromSecondary
+	21, // 48: lockstep.replication.v1.Replication.Split:input_type -> lockstep.replication.v1.SplitRequest
+	26, // 49: lockstep.replication.v1.Replication.Items:input_type -> lockstep.replication.v1.ItemsRequest
+	29, // 50: lockstep.replication.v1.Replication.Records:input_type -> lockstep.replication.v1.RecordsRequest
+	32, // 51: lockstep.replication.v1.Replication.Forward:input_type -> lockstep.replication.v1.ForwardRequest
+	35, // 52: lockstep.replication.v1.Replication.Renew:input_type -> lockstep.replication.v1.RenewRequest
+	13, // 53: lockstep.replication.v1.Replication.Stream:output_type -> lockstep.replication.v1.FromPrimary
+	22, // 54: lockstep.replication.v1.Replication.Split:output_type -> lockstep.replication.v1.SplitReply
+	27, // 55: lockstep.replication.v1.Replication.Items:output_type -> lockstep.replication.v1.ItemsReply
+	30, // 56: lockstep.replication.v1.Replication.Records:output_type -> lockstep.replication.v1.RecordsReply
+	34, // 57: lockstep.replication.v1.Replication.Forward:output_type -> lockstep.replication.v1.ForwardReply
+	36, // 58: lockstep.replication.v1.Replication.Renew:output_type -> lockstep.replication.v1.RenewReply
+	53, // [53:59] is the sub-list for method output_type
+	47, // [47:53] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_replication_proto_init() }
@@ -2957,7 +3092,7 @@ func file_replication_proto_init() {
 		(*FromSecondary_Hello)(nil),
 		(*FromSecondary_Ack)(nil),
 	}
-	file_replication_proto_msgTypes[10].OneofWrappers = []any{
+	file_replication_proto_msgTypes[11].OneofWrappers = []any{
 		(*FromPrimary_Answer)(nil),
 		(*FromPrimary_Batch)(nil),
 		(*FromPrimary_Part)(nil),
@@ -2969,7 +3104,7 @@ func file_replication_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_replication_proto_rawDesc), len(file_replication_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,12 +11,14 @@
 //   - A role change is written down before its first step and completed whenever the process dies in between; it copies nothing and wipes nothing.
 //   - Nothing is cleared and no token is spent before address, CA, clock, version, cluster port and disk were checked.
 //   - A private key never leaves its node. No token, key or digest secret is logged or part of an error.
+//   - A performance secondary is sent what its coverage takes and nothing else, in streams and in syncs. Coverage is a function of filter and mount table as of
+//     an index (coverage.go); each change is told in stream order. A secondary that was told to cover less keeps to it until who knows of that widens it.
 //   - A revoked secondary is refused at the handshake and at every call, and what it has open is cut at once.
 //   - What secondaries tell is bounded in number and length; the log is held for them within the limits of the engine and no further.
 //
 // # What it does not
 //
-// It knows no mounts, policies or tokens of clients, and decides nothing from a clock: the offset checked at activation, certificates' lives and lag are for
+// Of mounts it knows their paths and keyspaces (Config.Mounts), for paths filters, and of policies and tokens of clients nothing. It decides nothing from a clock: the offset checked at activation, certificates' lives and lag are for
 // trust and for people. It does not fail over by itself. Whoever holds a token before it is redeemed can enrol in its stead (package token). The answer to
 // an activation holds the set's digest secret: on an API listener without TLS it crosses the network unprotected, and the caller is warned.
 //
@@ -40,6 +42,8 @@
 //	replication/performance/set, replication/performance/token-key
 //	replication/performance/member     what a performance secondary is in its set, for its DR secondaries: memberRecord (JSON)
 //	replication/<k>/change             id of the role change that last wrote to the log
+//	replication/performance/filter/<id>   filterRecord (JSON): a secondary's paths filter; it may be there before the secondary
+//	replication/performance/coverage      heldCoverage (JSON), of a secondary: what it was last told to leave out
 //	replication/<k>/secondary/<id>     secondaryRecord (JSON): issued, active or revoked
 //	replication/<k>/activation/<jti>   activationRecord (JSON): by which request it was redeemed, and the certificate
 //

@@ -219,6 +219,11 @@ func (n *Node) RevokeSecondary(ctx context.Context, k Kind, id string) error {
 	cut := n.streams.cut(peer{Kind: k, ID: id}.key(), revokedStatus(id))
 	n.peers.forget(k, id)
 	n.engine.Hold(holdName(k, id), 0)
+	if k == Performance { // after its streams: nothing is sent under a filter that is no more
+		if err := n.dropFilter(ctx, id); err != nil {
+			return err
+		}
+	}
 	n.log.Info("secondary revoked", "set", string(k), "secondary", id, "streams", cut)
 	n.awaitDR(ctx, done.Position.Index, "revocation")
 	return nil

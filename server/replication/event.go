@@ -9,25 +9,26 @@ import (
 type EventKind string
 
 const (
-	Enabled      EventKind = "enabled"       // the life begins: Empty, Syncing
-	Connected    EventKind = "connected"     // a connection to the primary is ready
-	Answered     EventKind = "answered"      // the primary answered the hello: Answer, Reason
-	Diverged     EventKind = "diverged"      // a batch or a heartbeat showed that roots differ: Reason
-	RangesDiffer EventKind = "ranges-differ" // the diff found ranges to receive
-	RangesEqual  EventKind = "ranges-equal"  // the diff found none
-	RootsEqual   EventKind = "roots-equal"   // digests were compared equal at one place, after a sync
-	SyncEnded    EventKind = "sync-ended"    // ranges and spool are applied up to the last place at which a range was read
-	Reindexed    EventKind = "reindexed"     // the index was rebuilt from the records
-	DamageFound  EventKind = "damage-found"  // something here does not hash to what was stored with it: Reason
-	Disconnected EventKind = "disconnected"  // the connection ended or could not be made: Reason
-	TimerFired   EventKind = "timer"         // a back-off ended
-	Revoked      EventKind = "revoked"       // the primary does not know this secondary any more: Reason
-	Failed       EventKind = "failed"        // something here failed that a repetition does not mend: Reason
-	Recover      EventKind = "recover"       // an operator asked to start again
-	DisabledNow  EventKind = "disable"       // the life ends
+	Enabled         EventKind = "enabled"          // the life begins: Empty, Syncing
+	Connected       EventKind = "connected"        // a connection to the primary is ready
+	Answered        EventKind = "answered"         // the primary answered the hello: Answer, Reason
+	Diverged        EventKind = "diverged"         // a batch or a heartbeat showed that roots differ: Reason
+	RangesDiffer    EventKind = "ranges-differ"    // the diff found ranges to receive
+	RangesEqual     EventKind = "ranges-equal"     // the diff found none
+	RootsEqual      EventKind = "roots-equal"      // digests were compared equal at one place, after a sync
+	SyncEnded       EventKind = "sync-ended"       // ranges and spool are applied up to the last place at which a range was read
+	Reindexed       EventKind = "reindexed"        // the index was rebuilt from the records
+	DamageFound     EventKind = "damage-found"     // something here does not hash to what was stored with it: Reason
+	CoverageChanged EventKind = "coverage-changed" // what is covered is another, and only a sync makes it complete: Reason
+	Disconnected    EventKind = "disconnected"     // the connection ended or could not be made: Reason
+	TimerFired      EventKind = "timer"            // a back-off ended
+	Revoked         EventKind = "revoked"          // the primary does not know this secondary any more: Reason
+	Failed          EventKind = "failed"           // something here failed that a repetition does not mend: Reason
+	Recover         EventKind = "recover"          // an operator asked to start again
+	DisabledNow     EventKind = "disable"          // the life ends
 )
 
-var eventKinds = []EventKind{Enabled, Connected, Answered, Diverged, RangesDiffer, RangesEqual, RootsEqual, SyncEnded, Reindexed, DamageFound,
+var eventKinds = []EventKind{Enabled, Connected, Answered, Diverged, RangesDiffer, RangesEqual, RootsEqual, SyncEnded, Reindexed, DamageFound, CoverageChanged,
 	Disconnected, TimerFired, Revoked, Failed, Recover, DisabledNow}
 
 // Event is one thing that happened, with what that kind names.

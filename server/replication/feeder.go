@@ -116,10 +116,11 @@ type feeder struct {
 	hello chan *hello
 	acked chan struct{} // one slot: there is a new acknowledgement
 
-	mu    sync.Mutex // guards what follows
-	heard time.Time  // when the secondary last said something
-	last  ack        // its newest acknowledgement
-	roots []sentRoot // of the newest heartbeats
+	mu    sync.Mutex           // guards what follows
+	heard time.Time            // when the secondary last said something
+	last  ack                  // its newest acknowledgement
+	roots []sentRoot           // of the newest heartbeats
+	kept  []storage.KeyspaceID // left out although the filter does not: see keeps
 
 	// Of the sending goroutine.
 	reader  *wal.Reader
@@ -129,6 +130,7 @@ type feeder struct {
 	win     *window
 	pending *wal.Frame // read, and not sent because the batch was full
 	held    uint64     // the log is held from here
+	coverer *coverer   // performance: what is covered at the end of what was sent
 }
 
 // sentRoot is what a heartbeat said.
@@ -250,11 +252,15 @@ func (f *feeder) ended(cause error) error {
 	return cause
 }
 
-// rootOf returns the root of what a subscription of a kind covers.
+// rootOf returns the root of what a subscription of a kind covers that nothing filters.
 func rootOf(k Kind, totals []storage.KeyspaceTotal) merkle.RootHash {
+	return rootOfTaken(wholeOf(k), totals)
+}
+
+func rootOfTaken(takes takes, totals []storage.KeyspaceTotal) merkle.RootHash {
 	parts := make([]merkle.Part, 0, len(totals))
 	for _, t := range totals {
-		if covers(k, t.Scope) {
+		if takes(t.ID, t.Scope) {
 			parts = append(parts, merkle.Part{ID: t.ID, Total: t.Total})
 		}
 	}
@@ -264,9 +270,11 @@ func rootOf(k Kind, totals []storage.KeyspaceTotal) merkle.RootHash {
 func (f *feeder) heartbeat() error {
 	e := f.n.engine
 	totals, end := e.Totals()
-	root := rootOf(f.peer.Kind, totals)
-	h := &heartbeat{
-		head: f.head(end), Clock: f.n.now().UnixNano(), Root: &root, Floor: e.FirstIndex(), APIAddr: f.n.cfg.APIAddr,
+	h := &heartbeat{head: f.head(end), Clock: f.n.now().UnixNano(), Floor: e.FirstIndex(), APIAddr: f.n.cfg.APIAddr}
+	// What is covered at the end of the log is known once all of it was cut; before, the secondary is not there either.
+	if f.coverer == nil || f.at == end {
+		root := rootOfTaken(f.takes(), totals)
+		h.Root = &root
 	}
 	if addr := f.n.cfg.ClusterAddr; addr != "" {
 		h.Addresses = []string{addr}
@@ -281,7 +289,9 @@ func (f *feeder) heartbeat() error {
 	if len(f.roots) >= 16 {
 		f.roots = append(f.roots[:0], f.roots[1:]...)
 	}
-	f.roots = append(f.roots, sentRoot{end.Index, root})
+	if h.Root != nil {
+		f.roots = append(f.roots, sentRoot{end.Index, *h.Root})
+	}
 	f.mu.Unlock()
 	f.settle()
 	return f.stream.Send(&pb.FromPrimary{Message: &pb.FromPrimary_Heartbeat{Heartbeat: encodeHeartbeat(h)}})

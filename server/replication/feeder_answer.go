@@ -81,6 +81,9 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 		Set: h.Set, Version: h.Software, Lineage: h.Lineage, Place: h.Position, Chain: h.Chain, History: h.Seen, Log: h.History,
 		Identity: f.s.identity(f.peer, h.History),
 	}
+	if err := f.coverNow(h, a); err != nil {
+		return nil, err
+	}
 	d := place(&feederPlace{
 		Kind: f.peer.Kind, Set: set.Set, Version: f.n.cfg.Version, History: history, Own: own, End: end, First: e.FirstIndex(), Floor: f.floor(),
 		Chain: func(index uint64) (wal.Hash, bool) {
@@ -118,6 +121,9 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 		if a.From.Index > 0 && !onHistory(own, end.Index, a.From) {
 			return nil, status.Error(codes.Unavailable, "this cluster has just been promoted and makes its first checkpoint: ask again")
 		}
+		if err := f.coverNow(h, a); err != nil { // as of an index that is not before S
+			return nil, err
+		}
 	}
 	// Held before the answer is given: the secondary's spool begins there, whatever it had acknowledged before.
 	welcome := d.Kind == Continue || d.Kind == Repair || d.Kind == Bootstrap
@@ -144,7 +150,7 @@ func (f *feeder) floor() uint64 {
 	}
 	totals, _ := f.n.engine.Totals()
 	for _, t := range totals {
-		if covers(Performance, t.Scope) {
+		if f.takes()(t.ID, t.Scope) {
 			floor = max(floor, f.n.engine.Floor(t.ID))
 		}
 	}

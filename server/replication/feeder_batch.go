@@ -96,6 +96,7 @@ type outgoing struct {
 	frames         []*wal.Frame
 	cut            []*pb.Cut
 	totals         map[storage.KeyspaceID]storage.KeyspaceTotal
+	coverage       *coverage // in force after the batch; nil: the one before
 	bytes, entries int
 	read           int // bytes taken from the log, covered or not
 	written        time.Time
@@ -104,7 +105,7 @@ type outgoing struct {
 // gather takes whole frames from the log until a batch is full or the log has no more; nil when there is nothing.
 func (f *feeder) gather() (*outgoing, error) {
 	b := &outgoing{follows: f.at}
-	for b.bytes < batchBytes && b.read < 16*batchBytes && b.entries < windowEntries/4 {
+	for b.coverage == nil && b.bytes < batchBytes && b.read < 16*batchBytes && b.entries < windowEntries/4 {
 		fr := f.pending
 		f.pending = nil
 		if fr == nil {
@@ -154,11 +155,20 @@ func (f *feeder) add(b *outgoing, fr *wal.Frame) error {
 }
 
 func (f *feeder) cut(b *outgoing, fr *wal.Frame) error {
+	totals, err := storage.DecodeTotals(fr.Totals)
+	if err != nil {
+		return fmt.Errorf("totals of the own log's frame at %d: %w", fr.First, err)
+	}
+	takes, told, err := f.follow(fr, totals)
+	if err != nil {
+		return err
+	}
+	b.coverage = told
 	for i, e := range fr.Entries {
 		if fr.First+uint64(i) <= f.at.Index {
 			continue
 		}
-		cut, any, err := storage.CutEntry(e, func(_ storage.KeyspaceID, s storage.Scope) bool { return covers(Performance, s) })
+		cut, any, err := f.cutEntry(e, takes)
 		if err != nil {
 			return fmt.Errorf("entry %d of the own log: %w", fr.First+uint64(i), err)
 		}
@@ -170,12 +180,8 @@ func (f *feeder) cut(b *outgoing, fr *wal.Frame) error {
 		b.bytes += len(cut)
 		b.entries++
 	}
-	totals, err := storage.DecodeTotals(fr.Totals)
-	if err != nil {
-		return fmt.Errorf("totals of the own log's frame at %d: %w", fr.First, err)
-	}
 	for _, t := range totals {
-		if covers(Performance, t.Scope) {
+		if takes(t.ID, t.Scope) {
 			if b.totals == nil {
 				b.totals = map[storage.KeyspaceID]storage.KeyspaceTotal{}
 			}
@@ -213,7 +219,7 @@ func (f *feeder) sendBatch(ctx context.Context, b *outgoing, tick <-chan time.Ti
 func (f *feeder) encode(b *outgoing) *pb.Batch {
 	h := f.head(b.end)
 	h.Ordinal, h.Fork, h.Length = b.ordinal, b.end.Fork, uint64(b.bytes)
-	out := &pb.Batch{Head: encodeHead(h), Follows: encodePosition(b.follows), Entries: b.cut}
+	out := &pb.Batch{Head: encodeHead(h), Follows: encodePosition(b.follows), Entries: b.cut, Coverage: encodeCoverage(b.coverage)}
 	for _, fr := range b.frames {
 		out.Frames = append(out.Frames, encodeFrame(fr))
 	}

@@ -36,7 +36,7 @@ func TestACursorWithinAFrameGetsTheRestOfTheFrame(t *testing.T) {
 		{"a DR secondary stands at ends of frames only", DR, 10, nil, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := &feeder{peer: peer{Kind: c.kind}, at: wal.Position{Fork: wal.Fork{1}, Index: c.at}}
+			f := &feeder{peer: peer{Kind: c.kind}, at: wal.Position{Fork: wal.Fork{1}, Index: c.at}, coverer: &coverer{now: &cover{whole: true}}}
 			b := &outgoing{follows: f.at}
 			err := f.add(b, fr)
 			if (err != nil) != c.fail {

@@ -69,7 +69,9 @@ type Config struct {
 	// Seal gives and takes keys at an enrolment; nil: stores are not sealed.
 	Seal Seal
 	// Handle executes a request that a performance secondary forwarded, as the identity that the secondary authenticated.
-	Handle            func(ctx context.Context, f *Forwarded) *ForwardedAnswer
+	Handle func(ctx context.Context, f *Forwarded) *ForwardedAnswer
+	// Mounts says where the mount table is; without it no mount is known, and a paths filter leaves everything out.
+	Mounts            *MountTable
 	HeartbeatInterval time.Duration // 1 s
 	// CertificateLife is how long the certificates that this cluster signs for its secondaries are good; 72 h. They are renewed at two thirds.
 	CertificateLife time.Duration
@@ -115,6 +117,8 @@ type Node struct {
 	meters  *Meters
 	clients *clientListener // of the cluster port; nil until Run (guarded by mu)
 	forward forwarder       // connection of forwarded requests
+	covers  coverCache      // what secondaries may ask for
+	held    holdings        // what this cluster, a secondary, leaves out
 	feeding sync.WaitGroup  // goroutines of streams that this cluster feeds
 
 	admin     sync.Mutex // held by operator's calls that change the role or the list of secondaries; guards reopening

@@ -26,6 +26,11 @@ func notReady(format string, args ...any) *NotReady {
 
 // mayPromote says why a secondary would not be a whole primary now.
 func (n *Node) mayPromote(k Kind) error {
+	if k == Performance {
+		if err := n.lacksNothing(); err != nil {
+			return err
+		}
+	}
 	l := n.link[k].get()
 	switch s := n.engine.SyncState(); {
 	case s != nil:
@@ -116,7 +121,11 @@ func (n *Node) removals(k Kind) ([]engine.Write, error) {
 	v := n.engine.Snapshot()
 	defer v.Release()
 	var writes []engine.Write
-	for _, prefix := range []string{recordPrefix(k), activationPrefix(k)} {
+	prefixes := []string{recordPrefix(k), activationPrefix(k)}
+	if k == Performance { // a filter belongs to an id that its set knows
+		prefixes = append(prefixes, filterPrefix)
+	}
+	for _, prefix := range prefixes {
 		err := v.Scan(storage.SystemLocal, []byte(prefix), prefixEnd(prefix), func(r storage.Record) bool {
 			writes = append(writes, remove(string(r.Key)))
 			return true

@@ -31,6 +31,9 @@ func (n *Node) follow(ctx context.Context, k Kind) error {
 	if k == Performance {
 		defer n.forward.close()
 	}
+	if err := l.settleCoverage(); err != nil {
+		return err
+	}
 	l.happen(Event{Kind: Enabled, Empty: !set.Joined, Syncing: l.syncing() != nil})
 	for l.stopped == "" {
 		select {

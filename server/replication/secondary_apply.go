@@ -61,10 +61,14 @@ func (sub *subscription) applying(spool bool) error {
 		// What is right before a wrong batch is committed nevertheless: the next stream begins after it.
 		good, wrong := sub.check(batches)
 		if len(good) > 0 {
-			if err := sub.commit(good, spool); err != nil {
+			resync, err := sub.commitAll(good, spool)
+			if err != nil {
 				return err
 			}
-			sub.took(good)
+			if resync { // this stream goes on under a coverage that only a sync completes: another takes its place
+				sub.tell(Event{Kind: CoverageChanged, Reason: coverageCause})
+				return nil
+			}
 		}
 		if wrong != nil {
 			return wrong

@@ -109,6 +109,7 @@ func (c *cluster) run() {
 		ClusterAddr: c.addr, ClusterBind: c.bind, Version: "0.1.0", HeartbeatInterval: 50 * time.Millisecond, ForwardWait: patience,
 		CertificateLife: c.certificateLife, Now: c.now,
 		Handle: func(ctx context.Context, f *Forwarded) *ForwardedAnswer { return c.handle(ctx, f) },
+		Mounts: testMounts,
 	})
 	if err != nil {
 		c.t.Fatalf("making a node: %v", err)

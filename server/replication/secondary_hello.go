@@ -17,6 +17,13 @@ func (l *life) hello(cause string, force bool) (*hello, error) {
 	if err != nil {
 		return nil, err
 	}
+	due, err := l.resyncDue()
+	if err != nil {
+		return nil, err
+	}
+	if due != "" {
+		cause, force = orElse(cause, due), true
+	}
 	id := e.Identity()
 	h := &hello{
 		Kind: l.kind, Set: set.Set, ClusterID: id.ClusterID, ClusterName: id.ClusterName, Software: n.cfg.Version,
@@ -37,6 +44,11 @@ func (l *life) hello(cause string, force bool) (*hello, error) {
 		h.Lineage, h.Position, h.Chain = id.Lineage, e.Position(), e.Chain()
 	default:
 		h.Position = e.Cursor(engine.Performance)
+		held, err := n.holding()
+		if err != nil {
+			return nil, err
+		}
+		h.Coverage = &coverage{Number: held.Number, Since: held.Since, Ordinal: held.Ordinal, Left: held.Left}
 		if len(seen) > 0 {
 			h.Lineage = seen[0].Lineage
 		}

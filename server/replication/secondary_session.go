@@ -112,6 +112,9 @@ func (l *life) answered(sub *subscription) {
 		l.session.keepCertificate()
 	}
 	l.happen(Event{Kind: Answered, Answer: kind, Reason: a.Reason})
+	if due, err := l.resyncDue(); kind == Continue && (err != nil || due != "") {
+		l.happen(Event{Kind: CoverageChanged, Reason: orElse(due, "what this cluster leaves out cannot be read")})
+	}
 }
 
 func (s *session) keepCertificate() {

@@ -119,6 +119,11 @@ func (l *life) welcome(a *answer) error {
 			return err
 		}
 	}
+	if l.kind == Performance {
+		if _, err := l.accept(a.Coverage, ofLineage(a.History, a.Lineage), a.Position.Index); err != nil {
+			return err
+		}
+	}
 	return l.n.joined(l.kind)
 }
 
@@ -238,7 +243,7 @@ func (l *life) place() wal.Position {
 // compare compares the primary's root with this cluster's when both are at one place.
 func (sub *subscription) compare(h *heartbeat, now time.Time) error {
 	l := sub.l
-	if h.Root == nil || sub.differs || l.e.SyncState() != nil {
+	if h.Root == nil || sub.differs || l.e.SyncState() != nil || l.kind == Performance && !l.n.filled() {
 		return nil
 	}
 	before := l.place()
@@ -250,7 +255,7 @@ func (sub *subscription) compare(h *heartbeat, now time.Time) error {
 	if before != h.Position || l.place() != before || l.e.SyncState() != nil {
 		return nil
 	}
-	root := rootOf(l.kind, totals)
+	root := rootOf(l.kind, l.n.compared(l.kind, totals))
 	if root != *h.Root {
 		sub.differs = true
 		l.log.Error("the root differs from the primary's", "index", before.Index, "root", fmt.Sprintf("%x", root[:]), "primary_root", fmt.Sprintf("%x", h.Root[:]))

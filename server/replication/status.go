@@ -61,7 +61,7 @@ func (n *Node) rootOf(k Kind) (root merkle.RootHash, last, cursor uint64) {
 	for range 4 { // totals and cursor are read one after the other: again when the cursor moved between
 		before := n.cursor(k)
 		totals, at := n.engine.Totals()
-		root, last, cursor = Root(k, totals), at.Index, n.cursor(k)
+		root, last, cursor = Root(k, n.compared(k, totals)), at.Index, n.cursor(k)
 		if k == DR {
 			return root, last, last
 		}
@@ -109,7 +109,9 @@ func (n *Node) primaryStatus(k Kind, out map[string]any) {
 	}
 	for _, rec := range known {
 		ids = append(ids, rec.ID)
-		secondaries = append(secondaries, n.secondaryOf(k, rec, last))
+		one := n.secondaryOf(k, rec, last)
+		n.coverageStatus(k, rec.ID, one)
+		secondaries = append(secondaries, one)
 		if r := rec.Refused; r != nil {
 			refused = append(refused, map[string]any{"node_id": rec.ID, "count": r.Count, "last": stamp(time.Unix(r.At, 0))})
 		}
@@ -152,7 +154,7 @@ func (n *Node) secondaryOf(k Kind, rec *secondaryRecord, last uint64) map[string
 	s["lag_bytes"] = uint64(max(n.engine.LogBytes(p.Acked.Index+1), 0))
 	s["lag_ms"] = uint64(max(p.CanaryAge.Milliseconds(), 0))
 	if p.RootIndex > 0 {
-		s["merkle_root"], s["merkle_root_index"] = hex.EncodeToString(p.Root[:]), p.RootIndex
+		s["verified_merkle_root"], s["merkle_root_index"] = hex.EncodeToString(p.Root[:]), p.RootIndex
 	}
 	s["resumes"] = p.Resumes.status()
 	s["diff_bytes"], s["sync_bytes"] = p.DiffBytes, p.SyncBytes
@@ -185,6 +187,7 @@ func (n *Node) secondaryStatus(k Kind, set *setConfig, out map[string]any) {
 	if reason := l.reason(); reason != "" {
 		out["reason"] = reason
 	}
+	n.lackStatus(k, out)
 	n.lag(&l, cursor, out)
 	if l.Machine.Name == StateMerkleSync || l.Machine.Name == StateMerkleDiff {
 		out["merkle_sync_progress"] = map[string]any{"sync_progress": l.SyncDone, "sync_total_keys": l.SyncTotal}

@@ -29,7 +29,7 @@ var statusTypes = map[string]string{
 	// ours
 	"reason": "string", "consistent": "bool", "activated": "bool", "acked_index": "number", "lag_entries": "number", "lag_bytes": "number", "lag_ms": "number",
 	"verified_index": "number", "verified_age_ms": "number", "retention_headroom_seconds": "number", "resumes": "object", "diff_bytes": "number",
-	"sync_bytes": "number", "last_diff_reason": "string", "merkle_root_index": "number", "refused_activations": "array", "count": "number", "last": "string",
+	"sync_bytes": "number", "last_diff_reason": "string", "merkle_root_index": "number", "verified_merkle_root": "string", "filtered_mounts": "array", "filling_mounts": "array", "refused_activations": "array", "count": "number", "last": "string",
 	"continue": "number", "repair": "number", "rewind": "number", "bootstrap": "number",
 }
 
@@ -150,7 +150,7 @@ func TestStatusTellsOfEachSecondary(t *testing.T) {
 	want(t, got, map[string]any{
 		"node_id": "eu", "connection_status": "connected", "state": "stream-wals", "api_address": "https://10.2.0.7:8200",
 		"cluster_address": "https://10.2.0.7:8201", "last_heartbeat_duration_ms": "3", "clock_skew_ms": "-1", "replication_primary_canary_age_ms": "410",
-		"acked_index": float64(at.Index), "lag_entries": 1.0, "lag_ms": 410.0, "merkle_root": "ab" + strings.Repeat("0", 38),
+		"acked_index": float64(at.Index), "lag_entries": 1.0, "lag_ms": 410.0, "verified_merkle_root": "ab" + strings.Repeat("0", 38),
 		"merkle_root_index": float64(at.Index), "diff_bytes": 7.0, "sync_bytes": 8.0,
 		"resumes": map[string]any{"continue": 2.0, "repair": 0.0, "rewind": 0.0, "bootstrap": 1.0},
 	})

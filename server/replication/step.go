@@ -93,7 +93,7 @@ func stepConnecting(s State, e Event) (State, []Action) {
 	case DamageFound:
 		s.NeedsDiff, s.Rebuild, s.Cause = true, true, e.Reason
 		return s, nil
-	case Diverged, RootsEqual: // of a batch that was under way when the connection ended: the next one tells again
+	case Diverged, RootsEqual, CoverageChanged: // of a batch that was under way when the connection ended: the next one tells again
 		return s, nil
 	}
 	return impossible(s, e)
@@ -145,6 +145,8 @@ func stepStream(s State, e Event) (State, []Action) {
 		return s, nil
 	case DamageFound:
 		return s.becomeDiff(e.Reason, true), []Action{{Kind: DoReindex}}
+	case CoverageChanged: // nothing is wrong: no round of those that end
+		return toDiff(s, e.Reason)
 	case Disconnected:
 		return lost(s)
 	case TimerFired:
@@ -180,6 +182,11 @@ func stepDiff(s State, e Event) (State, []Action) {
 			return s, nil
 		}
 		return s.becomeDiff(e.Reason, true), []Action{{Kind: DoReindex}}
+	case CoverageChanged:
+		if s.Reindexing { // the diff that follows begins under it
+			return s, nil
+		}
+		return toDiff(s, e.Reason)
 	case Disconnected:
 		return lost(s)
 	case Diverged, RootsEqual, TimerFired: // of the stream before
@@ -202,6 +209,8 @@ func stepSync(s State, e Event) (State, []Action) {
 	case DamageFound:
 		s.NeedsDiff, s.Rebuild, s.Cause = true, true, e.Reason
 		return s, nil
+	case CoverageChanged: // what is spooled was cut to another coverage
+		return toDiff(s, e.Reason)
 	case Disconnected:
 		return lost(s)
 	case RangesDiffer, RangesEqual: // a resumed sync compares again on the way

@@ -38,17 +38,24 @@ func (sub *subscription) sync() {
 	sub.wg.Go(func() { sub.ranges(state) })
 }
 
-// beginSync makes S durable here. A sync of the same S goes on, unless it has ended its ranges already and roots differed nevertheless.
+// beginSync makes S durable here. A sync of the same S goes on, unless it has ended its ranges already and roots differed nevertheless, or it began under
+// another coverage.
 func (sub *subscription) beginSync() (storage.SyncState, error) {
 	l, a := sub.l, sub.answer
+	due, err := l.resyncDue()
+	if err != nil {
+		return storage.SyncState{}, err
+	}
+	if now := l.e.SyncState(); now != nil && (now.Complete || due != "") && now.From == a.From {
+		if _, err := l.e.BeginSync(l.ctx, string(l.kind), wal.Position{}, wal.Hash{}, a.Lineage); err != nil {
+			return storage.SyncState{}, err
+		}
+	}
 	state, err := l.e.BeginSync(l.ctx, string(l.kind), a.From, a.Chain, a.Lineage)
-	if err != nil || !state.Complete {
+	if err != nil || due == "" {
 		return state, err
 	}
-	if _, err := l.e.BeginSync(l.ctx, string(l.kind), wal.Position{}, wal.Hash{}, a.Lineage); err != nil {
-		return state, err
-	}
-	return l.e.BeginSync(l.ctx, string(l.kind), a.From, a.Chain, a.Lineage)
+	return state, l.syncBegun()
 }
 
 // resume goes on with the sync under way after what is spooled.
@@ -94,6 +101,9 @@ func (sub *subscription) endSync() (ended bool, err error) {
 		return false, nil
 	}
 	if err := l.e.EndSync(l.ctx, nil); err != nil {
+		return false, err
+	}
+	if err := l.settleCoverage(); err != nil {
 		return false, err
 	}
 	l.progress.Store(true)
@@ -151,6 +161,9 @@ func (y *syncer) run(ctx context.Context, state storage.SyncState) error {
 	if err != nil {
 		return err
 	}
+	if theirs, err = y.wanted(theirs); err != nil {
+		return err
+	}
 	y.until = later(y.until, readAt)
 	if err := y.e.Checkpoint(ctx); err != nil {
 		return fmt.Errorf("making a checkpoint to compare: %w", err)
@@ -181,7 +194,7 @@ func (y *syncer) all(theirs []storage.KeyspaceTotal, ours map[storage.KeyspaceID
 		held[t.ID] = true
 	}
 	for _, t := range ours {
-		if !held[t.ID] && covers(y.l.kind, t.Scope) {
+		if !held[t.ID] && covers(y.l.kind, t.Scope) && !y.skips(t.ID) {
 			out = append(out, storage.KeyspaceTotal{ID: t.ID, Scope: t.Scope})
 		}
 	}

@@ -81,16 +81,13 @@ func (s *service) bulk(ctx context.Context, kind string) (_ context.Context, p p
 	return ctx, p, func() { untrack(); leave() }, nil
 }
 
-// held finds a keyspace that the coverage of a subscription takes; found is false when the feeder holds none of that id.
-func held(v *storage.View, k Kind, id storage.KeyspaceID) (found bool, err error) {
+// held finds a keyspace that the coverage of a secondary's subscription takes; found is false when the feeder holds none of that id.
+func (s *service) held(v *storage.View, p peer, id storage.KeyspaceID) (found bool, err error) {
 	for _, t := range v.Totals() {
 		if t.ID != id {
 			continue
 		}
-		if !covers(k, t.Scope) {
-			return false, status.Errorf(codes.PermissionDenied, "keyspace %s is not covered by a %s subscription", id, k)
-		}
-		return true, nil
+		return true, s.mayAsk(p, id, t.Scope)
 	}
 	return false, nil
 }
@@ -109,7 +106,9 @@ func (s *service) Split(ctx context.Context, in *pb.SplitRequest) (*pb.SplitRepl
 	defer v.Release()
 	out := &pb.SplitReply{ReadAt: encodePosition(v.Position())}
 	if len(in.GetRanges()) == 0 {
-		out.Keyspaces = listKeyspaces(v, p.Kind)
+		if out.Keyspaces, err = s.listKeyspaces(v, p); err != nil {
+			return nil, s.failed(p, err)
+		}
 		s.count(p, out, nil)
 		return out, nil
 	}
@@ -119,7 +118,7 @@ func (s *service) Split(ctx context.Context, in *pb.SplitRequest) (*pb.SplitRepl
 		if err := ctx.Err(); err != nil {
 			return nil, context.Cause(ctx)
 		}
-		parts, err := splitOne(v, p.Kind, r, limit)
+		parts, err := s.splitOne(v, p, r, limit)
 		if err != nil {
 			return nil, s.failed(p, err)
 		}
@@ -135,22 +134,26 @@ func (s *service) Split(ctx context.Context, in *pb.SplitRequest) (*pb.SplitRepl
 	return out, nil
 }
 
-func listKeyspaces(v *storage.View, k Kind) []*pb.Keyspace {
+func (s *service) listKeyspaces(v *storage.View, p peer) ([]*pb.Keyspace, error) {
+	takes, err := s.takes(p)
+	if err != nil {
+		return nil, err
+	}
 	var out []*pb.Keyspace
 	for _, t := range v.Totals() {
-		if covers(k, t.Scope) {
+		if takes(t.ID, t.Scope) {
 			out = append(out, &pb.Keyspace{Id: t.ID[:], Scope: uint32(t.Scope), Count: t.Count, Sum: t.Sum[:]})
 		}
 	}
-	return out
+	return out, nil
 }
 
-func splitOne(v *storage.View, k Kind, in *pb.Range, limit int) (*pb.Parts, error) {
+func (s *service) splitOne(v *storage.View, p peer, in *pb.Range, limit int) (*pb.Parts, error) {
 	r, err := decodeSpan(in)
 	if err != nil {
 		return nil, err
 	}
-	found, err := held(v, k, r.Keyspace)
+	found, err := s.held(v, p, r.Keyspace)
 	if err != nil {
 		return nil, err
 	}
@@ -213,7 +216,7 @@ func (s *service) sendItems(ctx context.Context, p peer, i uint32, r span, strea
 func (s *service) readItems(p peer, i uint32, r span, low []byte) (out *pb.ItemsReply, next []byte, err error) {
 	v := s.n.engine.Finished()
 	defer v.Release()
-	found, err := held(v, p.Kind, r.Keyspace)
+	found, err := s.held(v, p, r.Keyspace)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -300,7 +303,7 @@ func checkKeys(r *span, keys [][]byte) error {
 func (s *service) readChunk(p peer, r *span, low []byte, read func(*storage.View, []byte) (*pb.RecordsReply, error)) (*pb.RecordsReply, error) {
 	v := s.n.engine.Finished()
 	defer v.Release()
-	found, err := held(v, p.Kind, r.Keyspace)
+	found, err := s.held(v, p, r.Keyspace)
 	if err != nil {
 		return nil, err
 	}

@@ -44,15 +44,16 @@ func decodeFrame(p *pb.Frame) (*wal.Frame, error) {
 
 // batch is a decoded Batch. Frames follow one another; cut entries are in order and inside (Follows, End].
 type batch struct {
-	Follows wal.Position
-	End     wal.Position
-	Frames  []*wal.Frame
-	Cut     []engine.CutEntry
-	Totals  []storage.KeyspaceTotal
-	History []engine.Reign
-	Newest  time.Time // commit time of the last cut entry; zero without one
-	Bytes   int       // of entries
-	Entries int
+	Follows  wal.Position
+	End      wal.Position
+	Frames   []*wal.Frame
+	Cut      []engine.CutEntry
+	Totals   []storage.KeyspaceTotal
+	History  []engine.Reign
+	Coverage *coverage // performance: in force after it; nil: the one before
+	Newest   time.Time // commit time of the last cut entry; zero without one
+	Bytes    int       // of entries
+	Entries  int
 }
 
 // decodeBatch checks everything about a batch that can be checked without knowing what came before it.
@@ -87,7 +88,7 @@ func decodeBatch(k Kind, in *pb.Batch) (*batch, error) {
 }
 
 func (b *batch) decodeFrames(in *pb.Batch) error {
-	if len(in.GetEntries()) != 0 || len(in.GetTotals()) != 0 {
+	if len(in.GetEntries()) != 0 || len(in.GetTotals()) != 0 || in.GetCoverage() != nil {
 		return malformed("cut entries for a subscription that takes whole frames")
 	}
 	next := b.Follows.Index + 1
@@ -116,6 +117,10 @@ func (b *batch) decodeFrames(in *pb.Batch) error {
 func (b *batch) decodeCut(in *pb.Batch) error {
 	if len(in.GetFrames()) != 0 {
 		return malformed("whole frames for a subscription that takes only what it covers")
+	}
+	var err error
+	if b.Coverage, err = decodeCoverage(in.GetCoverage()); err != nil {
+		return err
 	}
 	last := b.Follows.Index
 	for _, c := range in.GetEntries() {

@@ -24,7 +24,8 @@ type hello struct {
 	Sync        *syncPlace
 	Repair      string
 	Window      limits
-	Authority   string // DR: CA that it will have in its primary's performance set; empty: none
+	Authority   string    // DR: CA that it will have in its primary's performance set; empty: none
+	Coverage    *coverage // performance: what it was last told; nil: nothing yet
 }
 
 // syncPlace is how far an interrupted sync has come.
@@ -37,7 +38,7 @@ func encodeHello(h *hello) *pb.Hello {
 		Head: encodeHead(h.head), Kind: string(h.Kind), Set: h.Set,
 		ClusterId: h.ClusterID, ClusterName: h.ClusterName, Software: h.Software, ApiAddr: h.APIAddr, ClusterAddr: h.ClusterAddr,
 		History: encodeHistory(h.History), Seen: encodeHistory(h.Seen), Repair: h.Repair,
-		Window: &pb.Window{Bytes: uint64(h.Window.Bytes), Entries: uint64(h.Window.Entries)},
+		Window: &pb.Window{Bytes: uint64(h.Window.Bytes), Entries: uint64(h.Window.Entries)}, Coverage: encodeCoverage(h.Coverage),
 	}
 	if h.Authority != "" {
 		out.Authority = []byte(h.Authority)
@@ -91,6 +92,9 @@ func decodeHello(in *pb.Hello) (*hello, error) {
 	if h.Sync, err = decodeSyncPlace(in.GetSync()); err != nil {
 		return nil, err
 	}
+	if h.Coverage, err = decodeCoverage(in.GetCoverage()); err != nil {
+		return nil, err
+	}
 	h.Window = limits{
 		Bytes:   int(min(in.GetWindow().GetBytes(), windowBytes)),
 		Entries: int(min(in.GetWindow().GetEntries(), windowEntries)),
@@ -135,12 +139,13 @@ type answer struct {
 	History     []engine.Reign
 	ClusterID   string
 	ClusterName string
+	Coverage    *coverage // performance
 }
 
 func encodeAnswer(a *answer) *pb.Answer {
 	out := &pb.Answer{
 		Head: encodeHead(a.head), Kind: a.Kind, Reason: a.Reason, From: encodePosition(a.From), Resume: a.Resume,
-		History: encodeHistory(a.History), ClusterId: a.ClusterID, ClusterName: a.ClusterName,
+		History: encodeHistory(a.History), ClusterId: a.ClusterID, ClusterName: a.ClusterName, Coverage: encodeCoverage(a.Coverage),
 	}
 	if a.Chain != (wal.Hash{}) {
 		out.Chain = a.Chain[:]
@@ -169,7 +174,8 @@ func decodeAnswer(in *pb.Answer) (*answer, error) {
 	if a.History, err = decodeHistory(in.GetHistory()); err != nil {
 		return nil, err
 	}
-	return a, nil
+	a.Coverage, err = decodeCoverage(in.GetCoverage())
+	return a, err
 }
 
 // heartbeat is a decoded Heartbeat.

@@ -34,14 +34,22 @@ func testHello() *hello {
 		head: testHead, Kind: DR, Set: "set", ClusterID: "id", ClusterName: "name", Software: "1.0.0", APIAddr: "http://a", ClusterAddr: "b:1",
 		Chain: wal.Hash{1}, Root: &testRoot, History: testHistory, Seen: testHistory[:1],
 		Sync:   &syncPlace{From: testPlace, Until: testPlace, SpoolEnd: wal.Position{}},
-		Repair: "because", Window: limits{Bytes: 1000, Entries: 10},
+		Repair: "because", Window: limits{Bytes: 1000, Entries: 10}, Coverage: testCoverage(),
 	}
 }
 
 func testAnswer() *answer {
 	return &answer{
 		head: testHead, Kind: pb.Answer_KIND_REPAIR, Reason: "why", From: testPlace, Chain: wal.Hash{3}, Resume: true, History: testHistory,
-		ClusterID: "id", ClusterName: "name",
+		ClusterID: "id", ClusterName: "name", Coverage: testCoverage(),
+	}
+}
+
+func testCoverage() *coverage {
+	one, two := storage.KeyspaceID{1}, storage.KeyspaceID{2}
+	return &coverage{
+		Number: 7, Since: testPlace, Ordinal: 2, Left: []storage.KeyspaceID{one, two}, Added: []storage.KeyspaceID{two}, Removed: []storage.KeyspaceID{one},
+		Unavailable: []storage.KeyspaceID{{3}},
 	}
 }
 

@@ -32,6 +32,9 @@ func (c *Core) authRoute(r *request) (rt *route, known bool, err error) {
 	if m == nil || !m.auth() {
 		return nil, false, nil
 	}
+	if err := c.holds(m); err != nil {
+		return nil, false, err
+	}
 	r.mount = m
 	routes, below := c.methods[m.Type], strings.TrimSuffix(below, "/")
 	for i := range routes {
@@ -121,12 +124,16 @@ func (c *Core) listAuth(r *request) (*reply, error) {
 		"external_entropy_access": false, "options": nil, "uuid": uuid.UUID(storage.SystemLocal).String(),
 		"config": map[string]any{"default_lease_ttl": 0, "max_lease_ttl": 0, "force_no_cache": false, "token_type": "default-service"},
 	}}
-	for path, m := range snap.mounts.served {
+	here, warnings, err := c.served(snap.mounts)
+	if err != nil {
+		return nil, err
+	}
+	for path, m := range here {
 		if m.auth() {
 			data[strings.TrimPrefix(path, authPrefix)] = m.describe()
 		}
 	}
-	return &reply{data: data, inject: true}, nil
+	return &reply{data: data, inject: true, warnings: warnings}, nil
 }
 
 // login is what an auth method knows of who has just proved who they are.

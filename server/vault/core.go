@@ -33,7 +33,9 @@ type Config struct {
 	ClusterAddr string
 	// DevRootToken, in dev mode, is valid as a root token whatever the store says, also on a cluster that became a secondary.
 	DevRootToken string
-	MaxBody      int64 // bytes; 32 MiB
+	// ForwardByHeader lets clients of a performance secondary send a request to the primary by X-Vault-Forward and X-Vault-Inconsistent.
+	ForwardByHeader bool
+	MaxBody         int64 // bytes; 32 MiB
 	// OpenMetrics serves sys/metrics without a token.
 	OpenMetrics bool
 	DataDir     string                // of the server: no audit device may write there
@@ -87,6 +89,8 @@ type Core struct {
 
 // node is what the core asks of replication.Node; tests put a loopback between two cores in its place.
 type node interface {
+	filters
+	indexes
 	Mode(k replication.Kind) replication.Mode
 	Revoked(k replication.Kind) bool
 	Status(k replication.Kind) map[string]any
@@ -184,7 +188,9 @@ func (c *Core) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 	defer c.meters.request.Since(time.Now())
 	c.running.begin(r, c.now())
 	defer c.running.end(r)
-	c.auditResponse(r, c.respond(r)).writeAs(w, r.contentType)
+	a := c.auditResponse(r, c.respond(r))
+	c.stampIndex(w.Header(), r)
+	a.writeAs(w, r.contentType)
 }
 
 // respond executes a client's request and encodes its answer.

@@ -60,6 +60,7 @@ var failures = []struct {
 	{is(errBodyTooBig), http.StatusRequestEntityTooLarge, ""},
 	{is(errUnavailable), http.StatusServiceUnavailable, ""},
 	{is(errBusy), http.StatusTooManyRequests, ""},
+	{is(errNotYet), http.StatusPreconditionFailed, ""},
 	{is(errConflict), http.StatusConflict, ""}, // clients repeat a 5xx by themselves
 	{is(errUnaudited), http.StatusInternalServerError, ""},
 	{as[*http.MaxBytesError], http.StatusRequestEntityTooLarge, ""},

@@ -8,6 +8,7 @@ import (
 
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
+	"github.com/lockstepdb/lockstep/storage"
 )
 
 // SetNode gives a core a node of the test's own.
@@ -21,6 +22,18 @@ func (NoSets) Mode(replication.Kind) replication.Mode { return replication.Disab
 func (NoSets) Revoked(replication.Kind) bool { return false }
 
 func (NoSets) Meters() *replication.Meters { return nil }
+
+func (NoSets) Lacks(storage.KeyspaceID) (replication.Lack, error) { return "", nil }
+
+func (NoSets) LeavesOut(string, string) (bool, error) { return false, nil }
+
+func (NoSets) IndexToken(uint64) string { return "" }
+
+func (NoSets) ForwardedIndexToken(string) string { return "" }
+
+func (NoSets) ReachedIndex(context.Context, []string, bool) (replication.Reach, error) {
+	return replication.Reached, nil
+}
 
 func (NoSets) Status(replication.Kind) map[string]any {
 	return map[string]any{"mode": string(replication.Disabled)}
@@ -97,3 +110,6 @@ func NoteVersion(c *Core, ctx context.Context, version string) error {
 	c.cfg.Version = version
 	return c.noteVersion(ctx)
 }
+
+// AllowForwarding sets what the configuration says of forwarding by header.
+func AllowForwarding(c *Core, on bool) { c.cfg.ForwardByHeader = on }

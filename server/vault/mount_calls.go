@@ -202,13 +202,17 @@ func (c *Core) listMounts(r *request) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	here, warnings, err := c.served(snap.mounts)
+	if err != nil {
+		return nil, err
+	}
 	data := map[string]any{}
-	for path, m := range snap.mounts.served {
+	for path, m := range here {
 		if !m.auth() {
 			data[path] = m.describe()
 		}
 	}
-	return &reply{data: data, inject: true, warnings: snap.mounts.hiddenWarnings()}, nil
+	return &reply{data: data, inject: true, warnings: append(snap.mounts.hiddenWarnings(), warnings...)}, nil
 }
 
 func (c *Core) readMount(r *request) (*reply, error) {
@@ -218,6 +222,9 @@ func (c *Core) readMount(r *request) (*reply, error) {
 	}
 	if m == nil || m.auth() != strings.HasPrefix(r.path, "sys/auth/") {
 		return nil, noMount(r.rest)
+	}
+	if err := c.holds(m); err != nil {
+		return nil, err
 	}
 	return &reply{data: m.describe(), inject: true}, nil
 }
@@ -229,6 +236,9 @@ func (c *Core) readTune(r *request) (*reply, error) {
 	}
 	if m == nil {
 		return nil, noMount(r.rest)
+	}
+	if err := c.holds(m); err != nil {
+		return nil, err
 	}
 	data := map[string]any{
 		"description": m.Description, "default_lease_ttl": orDefault(m.Config.DefaultLeaseTTL),

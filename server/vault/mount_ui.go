@@ -14,7 +14,11 @@ func (c *Core) uiMounts(r *request) (*reply, error) {
 		return nil, err
 	}
 	secret, auth := map[string]any{}, map[string]any{}
-	for path, m := range snap.mounts.served {
+	here, _, err := c.served(snap.mounts)
+	if err != nil {
+		return nil, err
+	}
+	for path, m := range here {
 		if !a.reaches(path) && m.Config.ListingVisibility != "unauth" {
 			continue
 		}
@@ -37,6 +41,9 @@ func (c *Core) uiMount(r *request) (*reply, error) {
 	m, _ := snap.mounts.route(r.rest)
 	if m == nil || !r.caller.acl.reaches(m.path) {
 		return nil, refuse(errDenied, "preflight capability check returned 403, please ensure client's policies grant access to path %q", strings.TrimSuffix(r.rest, "/")+"/")
+	}
+	if err := c.holds(m); err != nil {
+		return nil, err
 	}
 	data := m.describe()
 	data["path"] = m.path

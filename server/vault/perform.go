@@ -21,6 +21,9 @@ func (c *Core) perform(r *request) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.askConsistency(r, rt); err != nil {
+		return nil, err
+	}
 	limit := int64(maxOpenBody)
 	free := c.emptyAndRevoked(rt)
 	r.opened = rt != nil && c.isOpen(rt, r.path)
@@ -122,6 +125,9 @@ func (c *Core) performRoute(r *request, rt *route) (*reply, error) {
 			return c.forward(r)
 		}
 	}
+	if _, err := c.sendOn(r, false); err != nil {
+		return nil, err
+	}
 	return rt.run(c, r)
 }
 
@@ -148,8 +154,16 @@ func (c *Core) performMount(r *request) (*reply, error) {
 	if r.op == opWrite && strings.HasSuffix(r.path, "/") {
 		return nil, refuse(errInvalid, "cannot write to a path ending in '/'")
 	}
+	if err := c.holds(r.mount); err != nil {
+		return nil, err
+	}
 	writes := r.op == opWrite || r.op == opPatch || r.op == opDelete
 	if writes && !r.mount.Local && r.forwarded == nil && c.mode(performance) == replication.Secondary {
+		return c.forward(r)
+	}
+	if on, err := c.sendOn(r, !r.mount.Local); err != nil {
+		return nil, err
+	} else if on {
 		return c.forward(r)
 	}
 	rep, err := c.performKind(r)
@@ -232,6 +246,9 @@ func (c *Core) forward(r *request) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.header.Get(headerNoForwarding) != "" {
+		return nil, refuse(errInvalid, "only the primary can answer this, and %s forbids to forward it: call the primary, or leave the header out", headerNoForwarding)
+	}
 	got, late, err := n.Forward(r.ctx, &replication.Forwarded{
 		Method: r.method, Path: r.path, Query: r.query.Encode(), Header: forwardedHeader(r), Body: r.body,
 		RequestID: r.id, Policies: r.caller.policies, DisplayName: r.caller.displayName,
@@ -242,6 +259,7 @@ func (c *Core) forward(r *request) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.index = n.ForwardedIndexToken(got.Header.Get(headerIndex))
 	rep := &reply{sent: &answer{got.Status, got.Body}}
 	if late {
 		return rep, rep.warnSent("the primary has committed this write, this cluster has not received it yet: reads here may be stale")
@@ -252,6 +270,9 @@ func (c *Core) forward(r *request) (*reply, error) {
 // forwardedHeader is what of a request's header changes its meaning.
 func forwardedHeader(r *request) http.Header {
 	h := http.Header{}
+	for _, index := range r.consistency.index {
+		h.Add(headerIndex, index)
+	}
 	if r.op == opPatch {
 		h.Set("Content-Type", "application/merge-patch+json")
 	}
@@ -274,9 +295,9 @@ func (c *Core) Handle(ctx context.Context, f *replication.Forwarded) (out *repli
 	}()
 	rep, err := c.performForwarded(r, f)
 	a := c.auditResponse(r, c.encodeReply(r, rep, err))
-	return &replication.ForwardedAnswer{
-		Status: a.status, Header: http.Header{"Content-Type": {"application/json"}}, Body: a.body, Index: r.committed,
-	}
+	h := http.Header{"Content-Type": {"application/json"}}
+	c.stampIndex(h, r)
+	return &replication.ForwardedAnswer{Status: a.status, Header: h, Body: a.body, Index: r.committed}
 }
 
 func (c *Core) performForwarded(r *request, f *replication.Forwarded) (*reply, error) {
@@ -286,6 +307,11 @@ func (c *Core) performForwarded(r *request, f *replication.Forwarded) (*reply, e
 	rt, known, err := c.resolve(r)
 	if err != nil {
 		return nil, err
+	}
+	if r.consistency.index = f.Header.Values(headerIndex); len(r.consistency.index) > 0 {
+		if err := judge(c.reach(r, true)); err != nil {
+			return nil, err
+		}
 	}
 	snap, err := c.current()
 	if err != nil {
@@ -312,12 +338,25 @@ func (c *Core) performForwarded(r *request, f *replication.Forwarded) (*reply, e
 	if stays {
 		return nil, notShared()
 	}
+	mounts, err := c.mountPathsOf(r, rt)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.withinFilter(r, mounts...); err != nil {
+		return nil, err
+	}
 	return c.performRoute(r, rt)
 }
 
 func (c *Core) performForwardedMount(r *request, snap *snapshot) (*reply, error) {
-	if m, _ := snap.mounts.route(r.path); m != nil && m.Local {
+	m, _ := snap.mounts.route(r.path)
+	if m != nil && m.Local {
 		return nil, notShared()
+	}
+	if m != nil {
+		if err := c.withinFilter(r, m.path); err != nil {
+			return nil, err
+		}
 	}
 	return c.performMount(r)
 }

@@ -57,6 +57,9 @@ type request struct {
 
 	forwarded *replication.Forwarded // set on the primary
 	committed uint64                 // highest index that this request wrote
+
+	consistency consistency
+	index       string // of the state after a forwarded write
 }
 
 // parse takes from a request everything but its body.
@@ -232,8 +235,11 @@ func (r *request) parseForwarded(f *replication.Forwarded, maxBody int64) (err e
 	if r.op, err = operationOf(f.Method, r.query); err != nil {
 		return err
 	}
-	if r.op&(opWrite|opPatch|opDelete) == 0 {
+	if r.op == opHead {
 		return notShared()
+	}
+	if r.op == opList && !strings.HasSuffix(r.path, "/") {
+		r.path += "/"
 	}
 	r.body = bytes.TrimSpace(f.Body)
 	return r.parseWrapTTL(f.Header)

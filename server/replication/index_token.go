@@ -1,0 +1,244 @@
+package replication
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/wal"
+)
+
+// An index token names the state after a write, for whoever wants to read at least that: base64 of
+//
+//	v1:<set id>.<fork of the shared part>.<fork of the local part>:<local index>:<shared index>:<hex HMAC-SHA256 of the part before>
+//
+// The shared part is a place in the log of the performance primary, the local part one in the log of the cluster that answered. Its key is derived from
+// the digest secret, which the members of a set have in common: a token of one is good on all, and nobody else can make one.
+
+// ErrIndexToken is given for a text that is no index token, or one that no member of this set made.
+var ErrIndexToken = errors.New("malformed or forged index token")
+
+// indexToken is a decoded one.
+type indexToken struct {
+	set           string
+	shared, local wal.Position
+}
+
+const (
+	maxIndexToken  = 512 // bytes
+	indexTokenName = "lockstep index token v1"
+)
+
+func indexKey(digestSecret []byte) []byte {
+	h := hmac.New(sha256.New, digestSecret)
+	h.Write([]byte(indexTokenName))
+	return h.Sum(nil)
+}
+
+func (t *indexToken) encode(key []byte) string {
+	state := fmt.Sprintf("v1:%s.%x.%x:%d:%d", t.set, t.shared.Fork[:], t.local.Fork[:], t.local.Index, t.shared.Index)
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(state))
+	return base64.StdEncoding.EncodeToString([]byte(state + ":" + hex.EncodeToString(h.Sum(nil))))
+}
+
+func decodeIndexToken(text string, key []byte) (*indexToken, error) {
+	if len(text) > maxIndexToken || strings.ContainsAny(text, "\r\n") {
+		return nil, fmt.Errorf("%w: longer than %d bytes, or of several lines", ErrIndexToken, maxIndexToken)
+	}
+	plain, err := base64.StdEncoding.Strict().DecodeString(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: not base64", ErrIndexToken)
+	}
+	at := strings.LastIndexByte(string(plain), ':')
+	if at < 0 {
+		return nil, ErrIndexToken
+	}
+	state := string(plain[:at])
+	mac, err := hex.DecodeString(string(plain[at+1:]))
+	if err != nil {
+		return nil, ErrIndexToken
+	}
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(state))
+	if !hmac.Equal(mac, h.Sum(nil)) {
+		return nil, ErrIndexToken
+	}
+	return parseIndexState(state)
+}
+
+func parseIndexState(state string) (*indexToken, error) {
+	fields := strings.Split(state, ":")
+	if len(fields) != 4 || fields[0] != "v1" {
+		return nil, ErrIndexToken
+	}
+	names := strings.Split(fields[1], ".")
+	if len(names) != 3 || names[0] == "" {
+		return nil, ErrIndexToken
+	}
+	t := &indexToken{set: names[0]}
+	for _, part := range []struct {
+		p           *wal.Position
+		fork, index string
+	}{{&t.shared, names[1], fields[3]}, {&t.local, names[2], fields[2]}} {
+		fork, err := hex.DecodeString(part.fork)
+		if err != nil || len(fork) != len(part.p.Fork) {
+			return nil, ErrIndexToken
+		}
+		copy(part.p.Fork[:], fork)
+		if part.p.Index, err = strconv.ParseUint(part.index, 10, 64); err != nil {
+			return nil, ErrIndexToken
+		}
+	}
+	return t, nil
+}
+
+// IndexToken returns the token of the state after a write that took an index of the own log.
+func (n *Node) IndexToken(committed uint64) string {
+	own := wal.Position{Fork: reignAt(n.engine.History(), committed).Fork, Index: committed}
+	shared := own
+	if n.streamsFrom(Performance) {
+		shared = n.engine.Cursor(engine.Performance)
+	}
+	return n.encodeIndex(shared, own)
+}
+
+// ForwardedIndexToken returns the token of the state after a write that the primary answered with a token of its own; empty when it gave none.
+func (n *Node) ForwardedIndexToken(primary string) string {
+	t, err := decodeIndexToken(primary, n.indexKey())
+	if err != nil {
+		return ""
+	}
+	return n.encodeIndex(t.shared, n.engine.Position())
+}
+
+func (n *Node) encodeIndex(shared, local wal.Position) string {
+	t := &indexToken{set: n.engine.Identity().ClusterID, shared: shared, local: local}
+	for _, k := range kinds { // the performance set, when there is one
+		if set := n.set(k); set != nil {
+			t.set = set.Set
+		}
+	}
+	return t.encode(n.indexKey())
+}
+
+func (n *Node) indexKey() []byte { return indexKey(n.engine.Identity().DigestSecret) }
+
+func (n *Node) streamsFrom(k Kind) bool {
+	set := n.set(k)
+	return set != nil && set.Mode == Secondary
+}
+
+// Reach is how this cluster stands to a state that a token names.
+type Reach int
+
+const (
+	Reached       Reach = iota // it has it
+	NotYet                     // it is behind it, or cannot know it yet
+	LostIndex                  // its history has gone on before that state: it will never have it
+	Incomparable               // the state is one of another primary's log, and cannot be placed on this one
+	maxIndexTexts = 16
+)
+
+// ReachedIndex says how this cluster stands to all of some tokens. With wait it waits for those that are ahead, Config.ForwardWait at most. An error is
+// ErrIndexToken.
+func (n *Node) ReachedIndex(ctx context.Context, texts []string, wait bool) (Reach, error) {
+	if len(texts) > maxIndexTexts {
+		return NotYet, fmt.Errorf("%w: more than %d of them", ErrIndexToken, maxIndexTexts)
+	}
+	key := n.indexKey()
+	tokens := make([]*indexToken, len(texts))
+	for i, text := range texts {
+		t, err := decodeIndexToken(text, key)
+		if err != nil {
+			return NotYet, err
+		}
+		tokens[i] = t
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.ForwardWait)
+	defer cancel()
+	for _, t := range tokens {
+		r, err := n.reachedToken(ctx, t, wait)
+		if err != nil || r != Reached {
+			return r, err
+		}
+	}
+	return Reached, nil
+}
+
+// reachedToken waits for the shared part, then for the local one.
+func (n *Node) reachedToken(ctx context.Context, t *indexToken, wait bool) (Reach, error) {
+	for _, part := range []struct {
+		of     wal.Position
+		shared bool
+	}{{t.shared, true}, {t.local, false}} {
+		for {
+			r, sub, at, err := n.stand(part.of, part.shared)
+			if err != nil || r != NotYet && r != Reached {
+				return r, err
+			}
+			if r == Reached {
+				break
+			}
+			if !wait || n.engine.Passed(ctx, sub, at+1) != nil {
+				return NotYet, nil
+			}
+		}
+	}
+	return Reached, nil
+}
+
+// stand says how the own log, or for the shared part of a secondary the primary's, stands to a place; sub and at are what moves next.
+func (n *Node) stand(p wal.Position, shared bool) (r Reach, sub string, at uint64, err error) {
+	history, now := n.engine.History(), n.engine.Position()
+	if shared && n.streamsFrom(Performance) {
+		sub, now = engine.Performance, n.engine.Cursor(engine.Performance)
+		if history, err = n.seen(Performance); err != nil {
+			return NotYet, sub, now.Index, err
+		}
+	}
+	r = compareIndex(history, now, p)
+	if !shared && r != Reached && !hasFork(history, p.Fork) {
+		r = Reached // another cluster's own data: they are not looked for here
+	}
+	return r, sub, now.Index, nil
+}
+
+func hasFork(history []engine.Reign, fork wal.Fork) bool { return reignOf(history, fork).Fork == fork }
+
+// compareIndex says how a log whose end, or how far it was followed, is now stands to a place.
+func compareIndex(history []engine.Reign, now, p wal.Position) Reach {
+	if p.Index == 0 {
+		return Reached
+	}
+	i, j := -1, len(history)-1
+	for x := range history {
+		if history[x].Fork == p.Fork {
+			i = x
+		}
+		if history[x].Fork == now.Fork {
+			j = x
+		}
+	}
+	if i < 0 {
+		return NotYet // a fork that this cluster has not heard of
+	}
+	last := i+1 == len(history)
+	sameLog := last || history[i+1].Lineage == history[i].Lineage
+	switch {
+	case !sameLog && i < j:
+		return Incomparable
+	case !last && sameLog && p.Index >= history[i+1].Start, p.Index < history[i].Start:
+		return LostIndex
+	case i < j || i == j && p.Index <= now.Index:
+		return Reached
+	}
+	return NotYet
+}
