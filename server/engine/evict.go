@@ -57,7 +57,7 @@ func (e *Engine) empty(ctx context.Context, t storage.KeyspaceTotal) error {
 		var damage *storage.Damage
 		switch {
 		case errors.As(err, &damage):
-			return e.dropWriter(ctx, []storage.KeyspaceTotal{t}) // finds the keys of records that cannot be read, too
+			return e.emptyByDifference(ctx, t) // finds the keys of records that cannot be read, too
 		case err != nil:
 			return err
 		case len(writes) == 0:
@@ -70,4 +70,18 @@ func (e *Engine) empty(ctx context.Context, t storage.KeyspaceTotal) error {
 		}
 		low = append(writes[len(writes)-1].Key, 0)
 	}
+}
+
+// emptyByDifference deletes what a range without records lacks.
+func (e *Engine) emptyByDifference(ctx context.Context, t storage.KeyspaceTotal) error {
+	writes, err := e.differences(ctx, &SyncRange{Keyspace: t.ID, Scope: t.Scope})
+	if err != nil {
+		return err
+	}
+	for _, chunk := range chunks(writes) {
+		if err := e.housekeep(ctx, chunk, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }

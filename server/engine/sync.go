@@ -93,29 +93,6 @@ func (e *Engine) ApplyRange(ctx context.Context, r *SyncRange) error {
 	return e.rangeWriter(ctx, s, r)
 }
 
-// DropAbsent removes keyspaces of the coverage that the feeder does not hold (part of a sync).
-func (e *Engine) DropAbsent(ctx context.Context, covers func(storage.KeyspaceID, storage.Scope) bool, held []storage.KeyspaceID) error {
-	e.sync.step.Lock()
-	defer e.sync.step.Unlock()
-	if e.sync.get() == nil {
-		return errNoSync
-	}
-	holds := make(map[storage.KeyspaceID]bool, len(held))
-	for _, ks := range held {
-		holds[ks] = true
-	}
-	var absent []storage.KeyspaceTotal
-	for _, t := range e.state.Totals() {
-		if covers(t.ID, t.Scope) && !holds[t.ID] {
-			absent = append(absent, t)
-		}
-	}
-	if e.cfg.Role == Verbatim {
-		return e.emptyVerbatim(ctx, absent)
-	}
-	return e.dropWriter(ctx, absent)
-}
-
 // EndSync applies the spool from S+1 up to SpoolEnd, which must have reached Until; progress may be nil. Then the state is consistent.
 // From Until on the digests are compared: a difference is *Diverged; the sync is then still under way, says Complete, and needs another BeginSync
 // with another S.

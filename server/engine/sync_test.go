@@ -76,11 +76,11 @@ func (s *syncing) spool(ctx context.Context) error {
 
 func (s *syncing) ranges(ctx context.Context, st *storage.SyncState) error {
 	v := s.feeder.Finished()
-	totals := v.Totals()
+	totals, at := v.Totals(), v.Position()
 	v.Release()
-	var held []storage.KeyspaceID
+	held := map[storage.KeyspaceID]bool{}
 	for _, k := range totals {
-		held = append(held, k.ID)
+		held[k.ID] = true
 		if !s.covers(k.ID, k.Scope) || string(k.ID[:]) < string(st.Keyspace[:]) {
 			continue
 		}
@@ -95,7 +95,15 @@ func (s *syncing) ranges(ctx context.Context, st *storage.SyncState) error {
 			return err
 		}
 	}
-	return s.e.DropAbsent(ctx, s.covers, held)
+	ours, _ := s.e.Totals()
+	for _, k := range ours { // what the feeder lacks is received as an empty range
+		if s.covers(k.ID, k.Scope) && !held[k.ID] {
+			if err := s.e.ApplyRange(ctx, &engine.SyncRange{Keyspace: k.ID, Scope: k.Scope, ReadAt: at}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (s *syncing) keyspace(ctx context.Context, ks storage.KeyspaceID, scope storage.Scope, low []byte) error {

@@ -257,22 +257,6 @@ func merged(have []storage.Record, edits []edit) []storage.Record {
 	return out
 }
 
-func (e *Engine) emptyVerbatim(ctx context.Context, absent []storage.KeyspaceTotal) error {
-	return e.alone(ctx, func(ctx context.Context) error {
-		s := e.sync.spooling()
-		if s == nil {
-			return errNoSync
-		}
-		for _, t := range absent {
-			if err := e.state.ReplaceRange(t.ID, t.Scope, nil, nil, nil, s); err != nil {
-				return e.abandonCommit(fmt.Errorf("emptying keyspace %s: %w", t.ID, err))
-			}
-			e.sawSystem(t.ID)
-		}
-		return nil
-	})
-}
-
 // endVerbatim replays the own log from S+1 through the apply. Checkpoints on the way make it resumable: a sync that is
 // complete goes on after what is applied.
 func (e *Engine) endVerbatim(ctx context.Context, _ *storage.SyncState, progress func(done, total uint64)) error {

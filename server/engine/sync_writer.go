@@ -210,29 +210,6 @@ func chunks(writes []Write) [][]Write {
 	return out
 }
 
-// dropWriter deletes the records of keyspaces that the feeder does not hold. It does not drop them: an id that is dropped
-// is gone for good, and the spool may tell that the feeder made this very keyspace after its list was read.
-func (e *Engine) dropWriter(ctx context.Context, absent []storage.KeyspaceTotal) error {
-	for _, t := range absent {
-		if t.Scope != storage.Replicated {
-			return fmt.Errorf("internal error: keyspace %s is not of the replicated scope: what its cluster wrote is never dropped by a sync", t.ID)
-		}
-		if t.Count == 0 {
-			continue
-		}
-		writes, err := e.differences(ctx, &SyncRange{Keyspace: t.ID, Scope: t.Scope})
-		if err != nil {
-			return err
-		}
-		for _, chunk := range chunks(writes) {
-			if err := e.housekeep(ctx, chunk, nil); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // endWriter applies the spool through the path that streamed batches take; the cursor tells where it goes on after a kill.
 func (e *Engine) endWriter(ctx context.Context, s *storage.SyncState, progress func(done, total uint64)) error {
 	if !s.Complete { // in memory only: after a restart the ranges' own marks tell as much

@@ -15,7 +15,7 @@ const (
 
 // syncs is the sync under way.
 type syncs struct {
-	step sync.Mutex // one step at a time: BeginSync, ApplyRange, DropAbsent, EndSync
+	step sync.Mutex // one step at a time: BeginSync, ApplyRange, EndSync
 
 	mu     sync.Mutex         // guards what follows
 	state  *storage.SyncState // never changed, only replaced
