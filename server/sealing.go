@@ -32,6 +32,7 @@ type sealing struct {
 	opened     *seal.Opened // of the core that runs; nil while sealed
 	next       *seal.Opened // of the generation that takes its place
 	imported   []byte       // what a primary gave for that; secret
+	handing    bool         // shares opened the seal, and a core is to take the keys
 
 	initialising sync.Mutex // one sys/init at a time
 
@@ -75,7 +76,8 @@ func (s *sealing) await(ctx context.Context) (*unsealing, error) {
 func (s *sealing) look(gen *Generation) (*unsealing, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.gen, s.record, s.opened, s.ceremony = gen, nil, nil, nil
+	// Shares are taken while the core that was sealed still ends: a ceremony that has begun goes on.
+	s.gen, s.record, s.opened = gen, nil, nil
 	if gen == nil {
 		return nil, nil
 	}
@@ -135,7 +137,7 @@ func (s *sealing) tell() {
 func (s *sealing) running(keys *seal.Opened) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.opened = keys
+	s.opened, s.byOperator = keys, false
 }
 
 // current returns the seal of the core that runs.
@@ -231,6 +233,7 @@ func (s *sealing) Unseal(ctx context.Context, share []byte) error {
 	if u == nil {
 		return err
 	}
+	defer s.handed()
 	return s.hand(ctx, u)
 }
 
@@ -238,7 +241,7 @@ func (s *sealing) Unseal(ctx context.Context, share []byte) error {
 func (s *sealing) add(share []byte) (*unsealing, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.record == nil || s.opened != nil {
+	if s.record == nil || s.opened != nil || s.handing {
 		return nil, nil
 	}
 	if s.ceremony == nil {
@@ -260,8 +263,14 @@ func (s *sealing) add(share []byte) (*unsealing, error) {
 		s.node.log.Warn("unsealing failed", "error", err)
 		return nil, err
 	}
-	s.byOperator = false
+	s.handing = true
 	return s.deliveryLocked(keys), nil
+}
+
+func (s *sealing) handed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.handing = false
 }
 
 // hand gives keys to the next core and waits until it answers requests.
