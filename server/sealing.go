@@ -32,6 +32,7 @@ type sealing struct {
 	opened     *seal.Opened // of the core that runs; nil while sealed
 	next       *seal.Opened // of the generation that takes its place
 	imported   []byte       // what a primary gave for that; secret
+	handing    bool         // shares opened the seal, and a core is to take the keys
 
 	initialising sync.Mutex // one sys/init at a time
 
@@ -138,7 +139,7 @@ func (s *sealing) tell() {
 func (s *sealing) running(keys *seal.Opened) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.opened = keys
+	s.opened, s.byOperator = keys, false
 }
 
 // current returns the seal of the core that runs.
@@ -234,6 +235,7 @@ func (s *sealing) Unseal(ctx context.Context, share []byte) error {
 	if u == nil {
 		return err
 	}
+	defer s.handed()
 	return s.hand(ctx, u)
 }
 
@@ -241,7 +243,7 @@ func (s *sealing) Unseal(ctx context.Context, share []byte) error {
 func (s *sealing) add(share []byte) (*unsealing, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.record == nil || s.opened != nil {
+	if s.record == nil || s.opened != nil || s.handing {
 		return nil, nil
 	}
 	if s.ceremony == nil {
@@ -263,8 +265,14 @@ func (s *sealing) add(share []byte) (*unsealing, error) {
 		s.node.log.Warn("unsealing failed", "error", err)
 		return nil, err
 	}
-	s.byOperator = false
+	s.handing = true
 	return s.deliveryLocked(keys), nil
+}
+
+func (s *sealing) handed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.handing = false
 }
 
 // hand gives keys to the next core and waits until it answers requests.

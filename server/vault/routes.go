@@ -41,6 +41,7 @@ func routeTable() []route {
 		{"POST", "sys/init", open | early, (*Core).initAgain, nil},
 		{"POST", "sys/unseal", open | onDR | early, (*Core).unsealed, nil},
 		{"POST", "sys/seal", sudo | onDR, (*Core).sealNow, nil},
+		{"POST", "sys/step-down", sudo | onDR, (*Core).stepDown, nil},
 		{"GET", "sys/key-status", 0, (*Core).keyStatus, nil},
 		{"POST", "sys/rotate", sudo, (*Core).rotate, nil},
 		{"GET", "sys/generate-root/attempt", ceremony, generateProgress(rootToken), nil},

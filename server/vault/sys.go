@@ -97,6 +97,9 @@ func (c *Core) healthBody(ready bool) map[string]any {
 	return body
 }
 
+// stepDown has nobody to hand over to: a cluster is one node, which stays active, as Vault does without standbys.
+func (c *Core) stepDown(*request) (*reply, error) { return nil, nil }
+
 func (c *Core) leader(r *request) (*reply, error) {
 	body := map[string]any{
 		"ha_enabled": false, "is_self": true, "leader_address": c.cfg.APIAddr, "leader_cluster_address": c.cfg.ClusterAddr,

@@ -55,26 +55,28 @@ func typedSystem(t *testing.T, w *world) {
 		"primary":     {Initialized: true, ReplicationDRMode: "primary", ReplicationPerformanceMode: "primary"},
 		"dr":          {Initialized: true, ReplicationDRMode: "secondary", ReplicationPerformanceMode: "disabled"},
 		"performance": {Initialized: true, ReplicationDRMode: "disabled", ReplicationPerformanceMode: "secondary"},
-		"empty":       {ReplicationDRMode: "disabled", ReplicationPerformanceMode: "disabled"},
+		// As in Vault, what is not initialised is sealed, what is sealed is a standby, and its modes are not known.
+		"empty":  {Sealed: true, Standby: true, ReplicationDRMode: "disabled", ReplicationPerformanceMode: "disabled"},
+		"sealed": {Initialized: true, Sealed: true, Standby: true, ReplicationDRMode: "unknown", ReplicationPerformanceMode: "unknown"},
 	} {
 		sys := w.nodes[name].Client().Sys()
 		h, err := sys.Health()
 		if err != nil {
 			t.Fatalf("health of %s: %v", name, err)
 		}
-		if h.Initialized != want.Initialized || h.Sealed == want.Initialized || h.Standby == want.Initialized || h.ReplicationDRMode != want.ReplicationDRMode ||
+		if h.Initialized != want.Initialized || h.Sealed != want.Sealed || h.Standby != want.Standby || h.ReplicationDRMode != want.ReplicationDRMode ||
 			h.ReplicationPerformanceMode != want.ReplicationPerformanceMode || h.Version == "" {
 			t.Errorf("health of %s: %+v", name, h)
 		}
 		s, err := sys.SealStatus()
-		if err != nil || s.Initialized != want.Initialized || s.Type == "" || s.Version != h.Version {
+		if err != nil || s.Initialized != want.Initialized || s.Sealed != want.Sealed || s.Type == "" || s.Version != h.Version {
 			t.Errorf("seal status of %s: %+v, %v", name, s, err)
 		}
 		if ready, err := sys.InitStatus(); err != nil || ready != want.Initialized {
 			t.Errorf("init status of %s: %t, %v", name, ready, err)
 		}
 		l, err := sys.Leader()
-		if !want.Initialized { // as in Vault, a sealed node knows no leader; commands look for these words
+		if want.Sealed { // as in Vault, a sealed node knows no leader; commands look for these words
 			if err == nil || !strings.Contains(err.Error(), "Vault is sealed") {
 				t.Errorf("leader of %s: %+v, %v", name, l, err)
 			}

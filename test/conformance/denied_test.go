@@ -59,10 +59,10 @@ func strangersAreRefused(t *testing.T, w *world, tables []*table) {
 			return a.status == http.StatusForbidden, string(a.body)
 		})
 	}
-	for _, node := range []string{"primary", "performance", "dr", "disabled", "empty"} {
+	for _, node := range []string{"primary", "performance", "dr", "disabled", "empty", "sealed"} {
 		for _, who := range []string{"nobody", "foreign", "revoked", "expired", "weak"} {
-			if node == "empty" && who != "nobody" && who != "foreign" {
-				continue // it has no tokens
+			if (node == "empty" || node == "sealed") && who != "nobody" && who != "foreign" {
+				continue // it has no tokens, or knows none
 			}
 			token, err := w.token(node, who)
 			if err != nil {
@@ -91,7 +91,7 @@ func refused(node string, c call, a *answer) error {
 	case a.status == http.StatusForbidden && strings.HasPrefix(c.path, "sys/internal/ui/mounts/"): // a sentence of its own
 	case node == "dr" && a.status == http.StatusBadRequest && match(a.json, "errors", `= ["`+closedOnDR+`"]`) == nil:
 	case strings.HasPrefix(c.path, "sys/replication/dr/secondary/") && a.status == http.StatusBadRequest: // what authorises is in the body, and there is none
-	case node == "empty" && a.status == http.StatusServiceUnavailable:
+	case (node == "empty" || node == "sealed") && a.status == http.StatusServiceUnavailable:
 	default:
 		return fmt.Errorf("%d %s, want a refusal", a.status, a.body)
 	}

@@ -8,6 +8,7 @@
 // testdata/reference.ids lists all ids; a test demands that each has a row.
 //
 //	node fresh                        a server of this file's own, initialised
+//	node held shares                  the same without a key file: it starts sealed; "unauthenticated": its ceremonies need no token
 //	row 1.1:67 -- both sets at once   ids, and what is shown
 //	at primary by nobody              whom the requests below go to, with whose token
 //	with X-Vault-Wrap-TTL: 60         a header of the next request
@@ -18,7 +19,9 @@
 //	2.2:255 data.mode  string         the same, with an id of its own
 //	until GET sys/…                   repeat the request until all that is said of its answer holds
 //	keep token wrap_info.token        ${token} stands for that value from here on
+//	decode t encoded_token otp        ${t} is the token there, which the one-time password ${otp} hides
 //	run kill | start | stop           something done to the node instead of a request
+//	run launch                        start, without waiting: a sealed node answers no health check
 //	run mint                          a root token, made offline
 //	run rot                           a byte of the stopped node's index is changed
 //	differs: why                      the answer is another than Vault's on purpose

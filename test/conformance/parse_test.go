@@ -20,6 +20,8 @@ func TestALineThatSaysNothingIsRefusedWithItsPlace(t *testing.T) {
 		"something done that nobody can do":   head + "run about\n",
 		"a header without a value":            head + "with X-Vault-Token\nGET sys/health\n200\n",
 		"something kept without a place":      head + "GET sys/health\n200\nkeep token\n",
+		"a decoding without a password":       head + "GET sys/health\n200\ndecode token encoded_token\n",
+		"a node of a kind that is none":       "node a great\n",
 		"a difference without a reason":       head + "differs:\nGET sys/health\n200\n",
 		"until with something else than that": head + "until run kill\n",
 	} {

@@ -3,6 +3,7 @@ package conformance
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
@@ -90,6 +91,8 @@ func (k *walker) do(s *step) error {
 		n.Kill()
 	case "start":
 		n.Start()
+	case "launch":
+		n.Launch()
 	case "stop":
 		n.Stop()
 	case "mint":
@@ -256,7 +259,28 @@ func (k *walker) judge(s *step, a *answer, final bool) error {
 		}
 		k.vars[keep[0]] = strings.Trim(text(v), `"`)
 	}
+	for _, d := range s.decode {
+		token, err := reveal(a.json, d[1], k.vars[d[2]])
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, a.body)
+		}
+		k.vars[d[0]] = token
+	}
 	return nil
+}
+
+// reveal gives the token at a place, as the clients do: the exclusive or of what was encoded and the one-time password.
+func reveal(body any, place, otp string) (string, error) {
+	v, _ := find(body, place)
+	encoded, _ := v.(string)
+	token, err := base64.RawStdEncoding.DecodeString(encoded)
+	if err != nil || len(token) != len(otp) || otp == "" {
+		return "", fmt.Errorf("%s is no token hidden by a password of %d characters: %v", place, len(otp), err)
+	}
+	for i := range token {
+		token[i] ^= otp[i]
+	}
+	return string(token), nil
 }
 
 func (k *walker) expect(e *expectation, a *answer) error {

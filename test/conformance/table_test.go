@@ -35,6 +35,7 @@ type step struct {
 	until   bool
 	status  []int
 	keep    [][2]string // name and place
+	decode  [][3]string // name, place, and the name of the one-time password
 	expect  []expectation
 }
 
@@ -50,9 +51,12 @@ type expectation struct {
 // table is one file.
 type table struct {
 	name  string
-	nodes []string // of its own
+	nodes []nodeOf // of its own
 	rows  []*row
 }
+
+// nodeOf is a server of a table's own and what is special about it.
+type nodeOf struct{ name, kind string }
 
 // ours is the id of a row about what the reference's sections here do not list.
 const ours = "ours"
@@ -63,7 +67,8 @@ var (
 	statusForm  = regexp.MustCompile(`^\d{3}(\|\d{3})*$`)
 	methods     = map[string]bool{"GET": true, "HEAD": true, "POST": true, "PUT": true, "PATCH": true, "DELETE": true, "LIST": true}
 	parts       = map[string]bool{"roles": true, "seal": true, "auth": true, "filters": true, "metrics": true}
-	doings      = map[string]bool{"kill": true, "start": true, "stop": true, "mint": true, "rot": true}
+	doings      = map[string]bool{"kill": true, "start": true, "stop": true, "mint": true, "rot": true, "launch": true}
+	kinds       = map[string]bool{"": true, "shares": true, "unauthenticated": true}
 )
 
 func readTables(t *testing.T) []*table {
@@ -127,7 +132,11 @@ func (p *parser) line(line string) error {
 	rest = strings.TrimSpace(rest)
 	switch {
 	case word == "node":
-		p.tab.nodes = append(p.tab.nodes, rest)
+		name, kind, _ := strings.Cut(rest, " ")
+		if !kinds[kind] {
+			return fmt.Errorf("%q is no kind of node", kind)
+		}
+		p.tab.nodes = append(p.tab.nodes, nodeOf{name, kind})
 		return nil
 	case word == "row":
 		return p.begin(rest)
@@ -232,6 +241,14 @@ func (p *parser) answer(line string) error {
 			return fmt.Errorf("want keep NAME PLACE")
 		}
 		p.step.keep = append(p.step.keep, [2]string{name, strings.TrimSpace(place)})
+		return nil
+	}
+	if word == "decode" {
+		words := strings.Fields(rest)
+		if len(words) != 3 {
+			return fmt.Errorf("want decode NAME PLACE OTP")
+		}
+		p.step.decode = append(p.step.decode, [3]string(words))
 		return nil
 	}
 	e := expectation{at: p.at, line: p.number}

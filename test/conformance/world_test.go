@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -12,8 +13,8 @@ import (
 )
 
 // world holds the servers that tables share: a primary of both sets, its DR
-// secondary and its performance secondary, a cluster without replication and
-// an empty server. Rows leave their roles alone.
+// secondary and its performance secondary, a cluster without replication, an
+// empty server and a sealed one. Rows leave their roles alone.
 type world struct {
 	t     testing.TB
 	nodes map[string]*cluster.Node
@@ -28,11 +29,14 @@ func newWorld(t testing.TB) *world {
 	w := &world{t: t, tokens: map[string]string{}, nodes: map[string]*cluster.Node{
 		"primary": trio.Primary, "dr": trio.DR, "performance": trio.Performance,
 		"disabled": cluster.New(t, "disabled", cluster.Options{}), "empty": cluster.New(t, "empty", cluster.Options{}),
+		"sealed": cluster.New(t, "sealed", cluster.Options{Shamir: true}),
 	}}
-	for _, name := range []string{"disabled", "empty"} {
+	for _, name := range []string{"disabled", "empty", "sealed"} {
 		w.nodes[name].Start()
 	}
 	w.nodes["disabled"].Init()
+	w.nodes["sealed"].Init()
+	w.nodes["sealed"].MustDo("PUT", "sys/seal", "", 204)
 	trio.DR.Token = trio.Primary.Token // a DR secondary has its primary's tokens
 	for _, name := range []string{"primary", "performance", "disabled"} {
 		if err := w.makeBrief(name); err != nil {
@@ -58,17 +62,21 @@ func (w *world) makeBrief(node string) error {
 }
 
 // with returns the world of one table: the shared servers and its own.
-func (w *world) with(t testing.TB, names []string) *world {
+func (w *world) with(t testing.TB, nodes []nodeOf) *world {
 	t.Helper()
 	own := &world{t: t, nodes: map[string]*cluster.Node{}, tokens: map[string]string{}}
 	for name, n := range w.nodes {
 		own.nodes[name] = n
 	}
-	for _, name := range names {
-		n := cluster.New(t, name, cluster.Options{})
+	for _, special := range nodes {
+		o := cluster.Options{Shamir: special.kind == "shares"}
+		if special.kind == "unauthenticated" {
+			o.Top = []string{`enable_unauthenticated_access = ["generate-operation-token", "generate-root", "rekey"]`}
+		}
+		n := cluster.New(t, special.name, o)
 		n.Start()
 		n.Init()
-		own.nodes[name] = n
+		own.nodes[special.name] = n
 	}
 	return own
 }
@@ -93,8 +101,29 @@ func (w *world) token(node, who string) (string, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if node == "dr" {
-		n, node = w.nodes["primary"], "primary"
+		token, err := w.lockedToken(w.nodes["primary"], "primary", who)
+		if err == nil && who == "revoked" {
+			err = w.refusedThere(n, token)
+		}
+		return token, err
 	}
+	return w.lockedToken(n, node, who)
+}
+
+// refusedThere waits until a token's revocation has come to a DR secondary.
+func (w *world) refusedThere(n *cluster.Node, token string) error {
+	var last error
+	cluster.Eventually(w.t, cluster.Deadline, "a revoked token is refused by "+n.Name, func() (bool, string) {
+		a, err := send(n, token, "GET", "sys/ha-status", "", nil)
+		if last = err; err != nil {
+			return false, err.Error()
+		}
+		return a.status == http.StatusForbidden, string(a.body)
+	})
+	return last
+}
+
+func (w *world) lockedToken(n *cluster.Node, node, who string) (string, error) {
 	if token := w.tokens[node+" "+who]; token != "" {
 		return token, nil
 	}
@@ -163,6 +192,9 @@ func (w *world) variable(name string) (string, bool) {
 		return n.Cluster, true
 	case "token":
 		return n.Token, true
+	}
+	if i, err := strconv.Atoi(strings.TrimPrefix(what, "key")); err == nil && i > 0 && i <= len(n.Keys) {
+		return n.Keys[i-1], true
 	}
 	return "", false
 }
