@@ -26,6 +26,8 @@ func TestConformance(t *testing.T) {
 	})
 	t.Run("typed calls of the stock clients", func(t *testing.T) { typedCalls(t, w) })
 	t.Run("strangers", func(t *testing.T) { strangersAreRefused(t, w, tables) })
+	w.tellSecrets()
+	run.demandNoLeak(t, w.nodes)
 }
 
 // sectionOf returns the section of an id, or the page.

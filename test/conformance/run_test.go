@@ -49,6 +49,9 @@ func send(n *cluster.Node, token, method, path, body string, headers [][2]string
 		return nil, err
 	}
 	a.json, _ = decode(a.body)
+	if a.status >= 400 {
+		run.refusal(method+" "+path+" at "+n.Name, a.body)
+	}
 	return a, nil
 }
 
@@ -233,6 +236,12 @@ func (k *walker) guard(n *cluster.Node, s *step, path, body string) error {
 	return nil
 }
 
+// secretPlace is where answers hold secrets; what is kept from there is looked for in refusals and logs.
+var secretPlace = regexp.MustCompile(`(^|\.)(token|client_token|secret_id|otp|encoded_token)$|^keys(_base64)?\.`)
+
+// run is what all requests of this process' conformance run heard.
+var run = &heard{secrets: map[string]bool{}, refusals: map[string]string{}}
+
 func (k *walker) judge(s *step, a *answer, final bool) error {
 	if !slices.Contains(s.status, a.status) {
 		return fmt.Errorf("%s %s by %s: %d, want %v: %s", s.method, s.path, s.who, a.status, s.status, a.body)
@@ -258,6 +267,9 @@ func (k *walker) judge(s *step, a *answer, final bool) error {
 			return fmt.Errorf("%s is not there to keep: %s", keep[1], a.body)
 		}
 		k.vars[keep[0]] = strings.Trim(text(v), `"`)
+		if secretPlace.MatchString(keep[1]) {
+			run.secret(k.vars[keep[0]])
+		}
 	}
 	for _, d := range s.decode {
 		token, err := reveal(a.json, d[1], k.vars[d[2]])
@@ -265,6 +277,7 @@ func (k *walker) judge(s *step, a *answer, final bool) error {
 			return fmt.Errorf("%w: %s", err, a.body)
 		}
 		k.vars[d[0]] = token
+		run.secret(token, k.vars[d[2]])
 	}
 	return nil
 }
@@ -321,6 +334,12 @@ func walk(t *testing.T, w *world, tab *table) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	k.w.tellSecrets()
+	own := map[string]*cluster.Node{}
+	for _, special := range tab.nodes {
+		own[special.name] = k.w.nodes[special.name]
+	}
+	run.demandNoLeak(t, own)
 	if *unmark {
 		takeMarks(t, tab, k.passed)
 		return

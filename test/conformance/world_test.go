@@ -81,6 +81,21 @@ func (w *world) with(t testing.TB, nodes []nodeOf) *world {
 	return own
 }
 
+// tellSecrets says which secrets this world has.
+func (w *world) tellSecrets() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for whose, token := range w.tokens {
+		if !strings.HasSuffix(whose, "foreign") {
+			run.secret(token)
+		}
+	}
+	for _, n := range w.nodes {
+		run.secret(n.Token)
+		run.secret(n.Keys...)
+	}
+}
+
 // policies of the tokens that are not root's.
 var policies = map[string]string{
 	"weak":  `path "kv/nothing" { capabilities = ["read"] }`,
