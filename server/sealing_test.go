@@ -321,6 +321,43 @@ func TestAutoUnsealAndASecondaryWithItsPrimarysKeys(t *testing.T) {
 	}
 }
 
+// Shares are taken from the moment that sys/seal has answered, while the core that was sealed still ends.
+func TestUnsealingDirectlyAfterSealingNeedsEachShareOnce(t *testing.T) {
+	t.Parallel()
+	auto, _, err := seal.MakeKeyFile(filepath.Join(t.TempDir(), "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		auto       *seal.Auto
+		body, keys string
+	}{
+		"shares":      {nil, `{"secret_shares":2,"secret_threshold":2}`, "keys"},
+		"auto-unseal": {auto, `{"recovery_shares":2,"recovery_threshold":2}`, "recovery_keys"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := shamirConfig(t)
+			cfg.Seal = tt.auto
+			n := runShamir(t, cfg)
+			keys := n.init(tt.body, tt.keys)
+			if tt.auto == nil {
+				n.unseal(keys...)
+			}
+			for range 5 {
+				n.call("PUT", "sys/seal", "", 204)
+				if got := n.unseal(keys[0]); got["progress"] != 1.0 || got["sealed"] != true {
+					t.Fatalf("after the first share: %v", got)
+				}
+				if got := n.unseal(keys[1]); got["sealed"] != false {
+					t.Fatalf("after the second share: %v", got)
+				}
+				n.call("GET", "sys/mounts", "", 200)
+			}
+		})
+	}
+}
+
 func rawGet(url string) (int, string) {
 	answer, err := http.Get(url)
 	if err != nil {
