@@ -85,7 +85,7 @@ func (e *Engine) alone(ctx context.Context, fn func(ctx context.Context) error) 
 	return err
 }
 
-// submitWhole is submit that stays until the work has ended, because the work ends by ctx itself.
+// submitWhole is submit that stays until the work has ended: because the work ends by ctx itself, or because what follows must know how it ended.
 func (e *Engine) submitWhole(ctx context.Context, w work) (wal.Position, error) {
 	j := &job{work: w, done: make(chan answer, 1)}
 	j.taken.Lock()

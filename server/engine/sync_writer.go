@@ -15,13 +15,14 @@ import (
 // housekeepingBytes bounds the entries by which a sync alters records.
 const housekeepingBytes = 4 << 20
 
-// housekeep commits a housekeeping entry.
+// housekeep commits a housekeeping entry. Once it is handed over its end is waited for, whatever becomes of ctx: the next step of a sync, or its
+// abandonment, must not begin beside an entry that may begin, advance or end that sync a moment later.
 func (e *Engine) housekeep(ctx context.Context, writes []Write, mark *storage.SyncMark) error {
 	w, err := e.housekeeping(writes, mark)
 	if err != nil {
 		return err
 	}
-	_, err = e.submit(ctx, w)
+	_, err = e.submitWhole(ctx, w)
 	return err
 }
 

@@ -57,6 +57,21 @@ func (in *intent) wants() (role engine.Role, set bool) {
 	return engine.Writer, false
 }
 
+// ends reports whether the change is the end of this cluster as a secondary of the set. From its first step on no life of that set begins here any more,
+// also when a step failed or the store is about to be opened in another role: a life would begin anew the very sync that the change abandons.
+func (in *intent) ends(k Kind) bool {
+	if in == nil {
+		return false
+	}
+	switch in.Call {
+	case callPromoteDR, callDisableDR:
+		return k == DR
+	case callPromotePerf:
+		return k == Performance
+	}
+	return false
+}
+
 // loadIntent reads the role change that a crash left half done, and lets nobody take this cluster for what it is about to cease to be.
 func (n *Node) loadIntent() error {
 	b := n.engine.NodeGet(noteIntent)

@@ -122,3 +122,11 @@ func (c *cluster) cost(k Kind) (bytes uint64, r resumes) {
 	l := c.n.link[k].get()
 	return l.DiffBytes + l.SyncBytes, l.Resumes
 }
+
+// livesNoMore demands that the life of a secondary has ended and that none begins, although it has a primary.
+func (c *cluster) livesNoMore(k Kind) {
+	c.t.Helper()
+	if _, slot, _ := c.n.beginLife(enginetest.Context(c.t), k); slot != nil || len(c.n.set(k).Primaries) == 0 {
+		c.t.Fatal("a life as a secondary begins, although the change of role has begun")
+	}
+}

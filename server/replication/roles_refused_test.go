@@ -148,7 +148,6 @@ func TestAPromotionWaitsUntilItLosesNothing(t *testing.T) {
 	enginetest.Check(t, s.e)
 
 	d := p.enrol(DR, "d") // the same with a copied log
-	px.block(false)
 	px.loseAfter(300_000)
 	d.run()
 	d.until("the primary is lost", func() bool {
@@ -157,7 +156,24 @@ func TestAPromotionWaitsUntilItLosesNothing(t *testing.T) {
 	if _, err := d.n.PromoteSecondary(ctx, DR, Promote{}); !errors.As(err, &later) {
 		t.Fatalf("DR, in the middle of a sync: got %v, want not ready", err)
 	}
-	d.promote(DR, true)
+	// The store cannot be opened anew at first, and the primary is there again: nobody begins anew the sync that is abandoned.
+	works := d.n.cfg.Reopen
+	d.n.cfg.Reopen = func(engine.Role, bool, func(context.Context)) error { return errors.New("the disk is full") }
+	if _, err := d.n.PromoteSecondary(ctx, DR, Promote{Force: true}); err == nil || !strings.Contains(err.Error(), "the disk is full") {
+		t.Fatalf("DR, forced: got %v, want why it failed", err)
+	}
+	px.found()
+	d.livesNoMore(DR)
+	d.n.cfg.Reopen = works
+	if _, err := d.n.PromoteSecondary(ctx, DR, Promote{Force: true}); err != nil {
+		t.Fatalf("DR, forced and repeated: %v", err)
+	}
+	d.livesNoMore(DR)
+	d.reopen()
+	d.awaitMode(DR, Primary)
+	if d.e.SyncState() != nil || d.e.NeedsRepair() == "" {
+		t.Errorf("DR, forced: sync %v, repair %q, want a primary that says what it is", d.e.SyncState(), d.e.NeedsRepair())
+	}
 	enginetest.MustPut(t, d.e, shared, storage.Replicated, "k", "it takes writes")
 	d.restart()
 	enginetest.Check(t, d.e)

@@ -79,11 +79,15 @@ type happened struct {
 	from  context.Context
 	event Event
 	do    func()
+	drop  func() // gives back what do would have taken; may be nil
 }
 
 func (l *life) handle(h happened) {
 	switch {
 	case h.from.Err() != nil:
+		if h.drop != nil {
+			h.drop()
+		}
 	case h.do != nil:
 		h.do()
 	default:

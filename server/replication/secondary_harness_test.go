@@ -334,6 +334,7 @@ type proxy struct {
 	frozen chan struct{} // not nil: nothing is forwarded until it is closed
 	refuse bool
 	last   bool // the next cut is for good: what follows is refused
+	lost   bool // it has been: nothing passes
 }
 
 func newProxy(t testing.TB, target string) *proxy {
@@ -360,22 +361,32 @@ func (p *proxy) accept() {
 			return
 		}
 		p.mu.Lock()
-		refuse, target := p.refuse, p.target
+		target := p.target
 		p.mu.Unlock()
 		server, err := net.Dial("tcp", target)
-		if err != nil || refuse {
+		if err != nil {
 			client.Close()
-			if server != nil {
-				server.Close()
-			}
 			continue
 		}
-		p.mu.Lock()
-		p.conns[client] = server
-		p.mu.Unlock()
+		if !p.admit(client, server) {
+			client.Close()
+			server.Close()
+			continue
+		}
 		p.wg.Go(func() { p.forward(server, client, &p.up) })
 		p.wg.Go(func() { p.forward(client, server, &p.down) })
 	}
+}
+
+// admit notes a connection that may be forwarded, so that no cut misses it.
+func (p *proxy) admit(client, server net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refuse || p.lost {
+		return false
+	}
+	p.conns[client] = server
+	return true
 }
 
 func (p *proxy) forward(dst, src net.Conn, count *atomic.Int64) {
@@ -390,28 +401,33 @@ func (p *proxy) forward(dst, src net.Conn, count *atomic.Int64) {
 				p.cut()
 				return
 			}
+		} else {
+			count.Add(int64(n))
 		}
-		count.Add(int64(n))
 		if _, werr := dst.Write(b[:n]); err != nil || werr != nil {
 			return
 		}
 	}
 }
 
-// allowed returns how many of n bytes may pass before the cut.
+// allowed counts how many of n bytes may come down before the cut.
 func (p *proxy) allowed(n int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cutAt == 0 {
-		return n
-	}
-	left := p.cutAt - p.down.Load()
-	if left <= 0 {
-		p.cutAt = 0
-		p.refuse = p.refuse || p.last
+	if p.lost {
 		return 0
 	}
-	return int(min(left, int64(n)))
+	if p.cutAt > 0 {
+		left := p.cutAt - p.down.Load()
+		if left <= 0 {
+			p.cutAt = 0
+			p.lost = p.last
+			return 0
+		}
+		n = int(min(left, int64(n)))
+	}
+	p.down.Add(int64(n))
+	return n
 }
 
 func (p *proxy) wait() {
@@ -441,11 +457,17 @@ func (p *proxy) cutAfter(n int64) {
 	p.cutAt = p.down.Load() + n
 }
 
-// loseAfter is cutAfter with nothing let through afterwards.
+// loseAfter lets n more bytes come down and then nothing, on no connection, until it is called again or the network is found again.
 func (p *proxy) loseAfter(n int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.cutAt, p.last = p.down.Load()+n, true
+	p.cutAt, p.last, p.lost = p.down.Load()+n, true, false
+}
+
+func (p *proxy) found() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cutAt, p.last, p.lost = 0, false, false
 }
 
 // freeze stops forwarding and leaves the connections open: a peer that is gone without a word.

@@ -46,7 +46,7 @@ func (l *life) connect() {
 			s.conn = conn
 			l.connection("ready")
 			l.happen(Event{Kind: Connected})
-		}}
+		}, drop: func() { conn.Close() }}
 		if !l.hand(connected) {
 			conn.Close()
 		}
@@ -96,7 +96,7 @@ func (l *life) greet() {
 		answered := happened{from: s.ctx, do: func() {
 			s.sub = sub
 			l.answered(sub)
-		}}
+		}, drop: sub.close}
 		if !l.hand(answered) {
 			sub.close()
 		}
@@ -150,7 +150,7 @@ func (l *life) diff(cause string) {
 				return
 			}
 			sub.sync()
-		}}
+		}, drop: sub.close}
 		if !l.hand(begun) {
 			sub.close()
 		}
