@@ -375,22 +375,43 @@ func (c *core) reopen(role engine.Role, secondary bool, drain func(context.Conte
 	g := &c.node.gate
 	why := waiting{reason: changingReason}
 	s := g.shut(why)
-	if err := c.node.dir.Rewrite(c.gen, role, secondary); err != nil {
+	err := c.node.dir.Rewrite(c.gen, role, secondary)
+	if err != nil && !c.node.dir.opensAs(c.gen, role, secondary) {
 		g.reopen(s)
 		return err
 	}
-	c.log.Info("the store is opened in another role", "generation", c.gen.Name, "log", role.String())
-	c.node.sealing.switched(c.keys) // the same store, unsealed as it is
+	if err != nil { // the new role stands in role.json and may be gone after a crash: only a start can tell
+		c.undecided = err
+	} else {
+		c.log.Info("the store is opened in another role", "generation", c.gen.Name, "log", role.String())
+		c.node.sealing.switched(c.keys) // the same store, unsealed as it is
+	}
 	c.node.lingering, c.becoming, c.drain = s, why, drain
 	close(c.switched)
-	return nil
+	return err
 }
 
-// mark is replication.Config.Mark.
+// mark is replication.Config.Mark. A mark that may be gone after a crash ends the process, as a role does: what this program goes by must be what the next
+// start goes by.
 func (c *core) mark(secondary bool) error {
 	c.switching.Lock()
 	defer c.switching.Unlock()
-	return c.node.dir.Rewrite(c.gen, c.gen.Role, secondary)
+	before, err := c.node.dir.readGeneration(c.gen.Name)
+	if err != nil {
+		return err
+	}
+	if err = c.node.dir.Rewrite(c.gen, before.Role, secondary); err == nil || before.Secondary == secondary || !c.node.dir.opensAs(c.gen, before.Role, secondary) {
+		return err
+	}
+	select {
+	case <-c.switched: // it ends already
+		return err
+	default:
+	}
+	c.undecided = err
+	c.node.lingering, c.becoming = c.node.gate.shut(waiting{reason: changingReason}), waiting{reason: changingReason}
+	close(c.switched)
+	return err
 }
 
 // sealNow is vault.Config.SealNow. From the moment that it returns nobody is answered but by the sealed face; the store is

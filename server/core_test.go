@@ -185,44 +185,106 @@ func TestRequestsThatOutlastTheirCoreAreCancelled(t *testing.T) {
 	}
 }
 
-// TestASwitchWhoseSyncFailedEndsTheProcess lets the rename of CURRENT take place and fail all the same, as a failed sync of the
-// directory would.
-func TestASwitchWhoseSyncFailedEndsTheProcess(t *testing.T) {
-	n, srv := newTestNode(t)
-	c, opened := openTestCore(t, n)
-	if err := n.sealing.Import(testKeys().Export()); err != nil {
-		t.Fatal(err)
+// TestAChangeWhoseSyncFailedEndsTheProcess lets a rename that decides take place and fail all the same, as a failed sync of the directory would: what
+// the next start finds is not known, so this one does not go on.
+func TestAChangeWhoseSyncFailedEndsTheProcess(t *testing.T) {
+	current := func(d *DataDir) string { return filepath.Join(d.Path, currentName) }
+	role := func(d *DataDir) string { return filepath.Join(d.Path, generationPrefix+"0001", roleName) }
+	for _, tt := range []struct {
+		name, step string
+		file       func(*DataDir) string
+		change     func(*core) error
+	}{
+		{"a switch to another generation", "rename CURRENT", current, func(c *core) error {
+			return c.switchTo(engine.Identity{DigestSecret: make([]byte, 32)}, engine.Verbatim, nil)
+		}},
+		{"the same store in another role", "rename role", role, func(c *core) error {
+			return c.reopen(engine.Verbatim, true, func(context.Context) { t.Error("it is waited for secondaries of a role that may not have ended") })
+		}},
+		{"a mark that a primary holds what this store holds", "rename role", role, func(c *core) error { return c.mark(true) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n, srv := newTestNode(t)
+			c, ended := serveCore(t, n)
+			if err := n.sealing.Import(testKeys().Export()); err != nil {
+				t.Fatal(err)
+			}
+			file := tt.file(n.dir)
+			n.dir.step = func(step string) {
+				if step == tt.step {
+					if err := os.Rename(file+unfinishedSuffix, file); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			failed := tt.change(c)
+			if failed == nil {
+				t.Fatal("the change succeeded")
+			}
+			if err := <-ended; !errors.Is(err, failed) {
+				t.Errorf("the core ended with %v, want %v", err, failed)
+			}
+			if code, text := get(t, srv.URL+"/v1/sys/mounts"); code != 503 {
+				t.Errorf("behind the failed change: got %d %s, want 503", code, text)
+			}
+		})
 	}
-	ended := make(chan error, 1)
-	ready := make(chan struct{})
-	n.cfg.Ready = func(Addresses) { close(ready) }
-	go func() {
-		again, err := c.run(context.Background(), opened)
-		if again {
-			t.Error("another core is to be opened, though nobody knows which generation is live")
-		}
-		ended <- err
-	}()
-	<-ready
-	current := filepath.Join(n.dir.Path, currentName)
+}
+
+// TestAChangeThatDidNotTakePlaceGoesOnInTheOldRole lets the rename itself fail: the old role is served as before.
+func TestAChangeThatDidNotTakePlaceGoesOnInTheOldRole(t *testing.T) {
+	n, srv := newTestNode(t)
+	c, ended := serveCore(t, n)
 	n.dir.step = func(step string) {
-		if step == "rename CURRENT" {
-			if err := os.Rename(current+unfinishedSuffix, current); err != nil {
+		if step == "rename role" {
+			if err := os.Remove(filepath.Join(c.gen.Dir, roleName+unfinishedSuffix)); err != nil {
 				t.Error(err)
 			}
 		}
 	}
-	failed := c.switchTo(engine.Identity{DigestSecret: make([]byte, 32)}, engine.Verbatim, nil)
-	if failed == nil {
-		t.Fatal("the switch succeeded")
+	for name, change := range map[string]func() error{
+		"reopen": func() error { return c.reopen(engine.Verbatim, true, nil) },
+		"mark":   func() error { return c.mark(true) },
+	} {
+		if err := change(); err == nil {
+			t.Errorf("%s succeeded", name)
+		}
+		if code, text := get(t, srv.URL+"/v1/sys/health"); code != 200 {
+			t.Errorf("after %s: got %d %s, want 200", name, code, text)
+		}
 	}
-	if err := <-ended; !errors.Is(err, failed) {
-		t.Errorf("the core ended with %v, want %v", err, failed)
+	if g, err := n.dir.Current(); err != nil || g.Role != engine.Writer || g.Secondary {
+		t.Errorf("the generation is %+v, %v, want it unchanged", g, err)
 	}
-	if code, text := get(t, srv.URL+"/v1/sys/mounts"); code != 503 {
-		t.Errorf("behind the failed switch: got %d %s, want 503", code, text)
+	select {
+	case err := <-ended:
+		t.Errorf("the core ended: %v", err)
+	default:
 	}
-	if err := c.engine.Close(); err != nil {
-		t.Fatal(err)
-	}
+}
+
+// serveCore runs a core until the test ends; ended tells how it did when that is before.
+func serveCore(t *testing.T, n *node) (c *core, ended <-chan error) {
+	t.Helper()
+	c, opened := openTestCore(t, n)
+	ctx, stop := context.WithCancel(context.Background())
+	told, done, ready := make(chan error, 1), make(chan struct{}), make(chan struct{})
+	n.cfg.Ready = func(Addresses) { close(ready) }
+	go func() {
+		defer close(done)
+		again, err := c.run(ctx, opened)
+		if again {
+			t.Error("another core is to be opened, though nobody knows which role is stored")
+		}
+		told <- err
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-done
+		if err := c.engine.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	<-ready
+	return c, told
 }

@@ -142,6 +142,12 @@ func (d *DataDir) Rewrite(g *Generation, role engine.Role, secondary bool) error
 	return nil
 }
 
+// opensAs reports whether a generation's role file says so, which does not say that it does after a crash.
+func (d *DataDir) opensAs(g *Generation, role engine.Role, secondary bool) bool {
+	now, err := d.readGeneration(g.Name)
+	return err == nil && now.Role == role && now.Secondary == secondary
+}
+
 func encodeRole(role engine.Role, secondary bool) []byte {
 	r := roleFile{Format: roleFormat, Log: writerLog, Secondary: secondary}
 	if role == engine.Verbatim {
