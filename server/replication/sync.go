@@ -78,8 +78,8 @@ func (sub *subscription) ranges(state storage.SyncState) {
 	err := y.run(sub.ctx, state)
 	l.n.meters.Diff.Since(began)
 	l.log.Info("compared with the primary", "complete", err == nil, "diff_bytes", y.diffBytes(), "sync_bytes", y.syncBytes(), "keys_fixed", y.fixed, "read_at", y.until.Index)
-	if y.fixed > 0 && l.deciding.Load() {
-		l.log.Warn("what differed was decided for the primary", "overwritten", y.fixed-y.gone, "removed", y.gone)
+	if y.decided != (decided{}) {
+		l.log.Warn("what differed was decided for the primary", "overwritten", y.decided.overwritten, "removed", y.decided.removed)
 	}
 	if sub.ctx.Err() != nil {
 		return
@@ -116,19 +116,19 @@ func (sub *subscription) endSync() (ended bool, err error) {
 
 // syncer compares this cluster's covered keyspaces with the feeder's, in order of id, and makes the differing ranges what the feeder has.
 type syncer struct {
-	sub    *subscription
-	l      *life
-	e      *engine.Engine
-	bulk   *bulkClient
-	until  wal.Position // M so far
-	fixed  uint64
-	gone   uint64 // of fixed: records that only this cluster had
-	told   bool   // the machine knows that ranges differ
-	shown  [2]uint64
-	ks     storage.KeyspaceTotal // being compared
-	fix    difference            // found and not yet applied: neighbouring ranges that are equal or differ in single records
-	fixLen int                   // bytes of its keys
-	open   bool                  // fix covers something
+	sub     *subscription
+	l       *life
+	e       *engine.Engine
+	bulk    *bulkClient
+	until   wal.Position // M so far
+	fixed   uint64
+	decided decided // of fixed
+	told    bool    // the machine knows that ranges differ
+	shown   [2]uint64
+	ks      storage.KeyspaceTotal // being compared
+	fix     difference            // found and not yet applied: neighbouring ranges that are equal or differ in single records
+	fixLen  int                   // bytes of its keys
+	open    bool                  // fix covers something
 }
 
 func (y *syncer) diffBytes() uint64 {
@@ -362,17 +362,31 @@ func (y *syncer) copyRange(ctx context.Context, d *difference) error {
 func (y *syncer) apply(ctx context.Context, r *engine.SyncRange) error {
 	r.Keyspace, r.Scope = y.ks.ID, y.ks.Scope
 	y.until = later(y.until, r.ReadAt)
+	change, err := y.decides(r)
+	if err != nil {
+		return err
+	}
 	// Not cut short by a lost connection: a range applied is a range that is not sent again.
 	if err := y.e.ApplyRange(y.l.ctx, r); err != nil {
 		return fmt.Errorf("applying a range: %w", err)
 	}
 	n := uint64(len(r.Records) + len(r.Gone))
 	y.fixed += n
-	y.gone += uint64(len(r.Gone))
+	y.decided.add(change)
 	y.l.keysFixed.Add(n)
 	y.l.progress.Store(true)
 	y.publish(n)
 	return ctx.Err()
+}
+
+// decides counts what a range is about to change, unless this is the first filling.
+func (y *syncer) decides(r *engine.SyncRange) (decided, error) {
+	if !y.l.deciding.Load() {
+		return decided{}, nil
+	}
+	v := y.e.Finished()
+	defer v.Release()
+	return decides(v, r)
 }
 
 // publish adds to status what the sync has cost since it was last told.
