@@ -192,6 +192,7 @@ func routeTable() []route {
 		{"POST", rep + "dr/secondary/reindex", open | onDR, drCall((*Core).reindexDR), nil},
 		{"POST", rep + "dr/secondary/merkle-check", open | onDR, drCall((*Core).merkleCheckDR), nil},
 		{"POST", rep + "dr/secondary/operation-token/delete", open | onDR, drCall((*Core).deleteDROperation), nil},
+		{"GET", rep + "dr/secondary/license/status", open | onDR, (*Core).licenseStatus, nil},
 		{"POST", rep + "dr/secondary/enable", onRevoked, in(enableSecondary(dr, false)), nil},
 
 		{"POST", legacy + "primary/enable", 0, in(enablePrimary(performance, true)), nil},
