@@ -109,6 +109,9 @@ type secondaryRecord struct {
 	Acked    uint64 `json:"acked,omitempty"`     // last acknowledged index, stored now and then
 	KeyUntil int64  `json:"key_until,omitempty"` // issued for a public key: Unix seconds until which it may come for the first time
 
+	TokenUntil       int64 `json:"token_until,omitempty"`       // Unix seconds at which its newest token ends
+	CertificateUntil int64 `json:"certificate_until,omitempty"` // and its newest certificate; 0: none yet, or an earlier version issued it
+
 	APIAddr     string `json:"api_addr,omitempty"` // as told at activation
 	ClusterAddr string `json:"cluster_addr,omitempty"`
 

@@ -105,7 +105,7 @@ const (
 )
 
 // errCertificateEnded is what a secondary meets that was away for longer than its certificate was good. It goes on trying: the primary's clock may be what is wrong.
-var errCertificateEnded = errors.New("this secondary's certificate has ended: revoke it on the primary, ask there for a new activation token, and give that to secondary/update-primary, which keeps the data")
+var errCertificateEnded = errors.New("this secondary's certificate has ended: ask the primary for another activation token for this id (primary/secondary-token), and give that to secondary/update-primary, which keeps the data")
 
 func (n *Node) dialOne(ctx context.Context, k Kind, purpose, addr string) (*grpc.ClientConn, error) {
 	hp, ok := hostPort(addr)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/lockstepdb/lockstep/server/engine"
@@ -121,7 +122,8 @@ func (n *Node) issue(ctx context.Context, k Kind, set *setConfig, c token.Claims
 	if err != nil {
 		return err
 	}
-	if len(known) >= maxSecondaries {
+	again := slices.ContainsFunc(known, func(r *secondaryRecord) bool { return r.ID == c.Secondary })
+	if len(known) >= maxSecondaries && !again {
 		return refuse("this set has %d secondaries, as many as it may have: revoke some first", len(known))
 	}
 	prune, err := n.expiredActivations(k)
@@ -129,10 +131,10 @@ func (n *Node) issue(ctx context.Context, k Kind, set *setConfig, c token.Claims
 		return err
 	}
 	secKey, actKey := recordSecondary(k, c.Secondary), recordActivation(k, c.ID)
-	from := n.engine.Position().Index
+	from, now := n.engine.Position().Index, n.now()
 	rec := &secondaryRecord{
 		Version: secondaryRecordVersion, Set: set.Set, ID: c.Secondary, State: secondaryIssued, JTI: c.ID,
-		IssuedAt: from, Added: c.IssuedAt.Unix(), Changed: c.IssuedAt.Unix(),
+		IssuedAt: from, Added: c.IssuedAt.Unix(), Changed: c.IssuedAt.Unix(), TokenUntil: c.Expires.Unix(),
 	}
 	act := &activationRecord{Version: activationRecordVersion, Set: set.Set, ID: c.Secondary, Expires: c.Expires.Unix()}
 	_, err = n.engine.Do(ctx, &engine.Tx{
@@ -142,8 +144,11 @@ func (n *Node) issue(ctx context.Context, k Kind, set *setConfig, c token.Claims
 			if err != nil {
 				return nil, err
 			}
-			if old != nil && old.Set == set.Set && old.State != secondaryRevoked {
-				return nil, refuse("secondary id %q is known already: choose another, or revoke it first (%s/primary/revoke-secondary)", c.Secondary, k)
+			if again = old != nil && old.Set == set.Set && old.State != secondaryRevoked; again {
+				if err := old.mayHaveAnother(k, now); err != nil {
+					return nil, err
+				}
+				rec.keepPlace(old)
 			}
 			writes := []engine.Write{put(string(secKey), mustJSON(rec)), put(string(actKey), mustJSON(act))}
 			for _, key := range prune {
@@ -157,6 +162,10 @@ func (n *Node) issue(ctx context.Context, k Kind, set *setConfig, c token.Claims
 			return err
 		}
 		return fmt.Errorf("registering secondary %q: %w", c.Secondary, err)
+	}
+	if again {
+		n.reissued(k, c.Secondary)
+		return nil
 	}
 	n.peers.forget(k, c.Secondary)
 	n.engine.Hold(holdName(k, c.Secondary), from+1)

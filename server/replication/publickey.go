@@ -135,7 +135,8 @@ func (n *Node) SecondaryTokenFor(ctx context.Context, k Kind, id string, ttl tim
 	if err != nil {
 		return "", err
 	}
-	der, err := ca.signSecondary(pub, peer{ID: id, Kind: k, Set: set.Set, JTI: claims.ID}, n.now())
+	now := n.now()
+	der, err := ca.signSecondary(pub, peer{ID: id, Kind: k, Set: set.Set, JTI: claims.ID}, now)
 	if err != nil {
 		return "", err
 	}
@@ -143,7 +144,7 @@ func (n *Node) SecondaryTokenFor(ctx context.Context, k Kind, id string, ttl tim
 	if err := n.issue(ctx, k, set, claims); err != nil {
 		return "", err
 	}
-	if err := n.awaitKey(ctx, k, claims); err != nil {
+	if err := n.awaitKey(ctx, k, claims, now.Add(ca.secondaryLife())); err != nil {
 		return "", err
 	}
 	keys, err := n.keysFor(pub, claims)
@@ -162,9 +163,9 @@ func (n *Node) SecondaryTokenFor(ctx context.Context, k Kind, id string, ttl tim
 	return text, nil
 }
 
-// awaitKey marks a secondary as one that may come with its certificate until its token's time is over.
-func (n *Node) awaitKey(ctx context.Context, k Kind, c token.Claims) error {
-	_, err := n.changeSecondary(ctx, k, c.Secondary, c.ID, func(r *secondaryRecord) { r.KeyUntil = c.Expires.Unix() })
+// awaitKey marks a secondary as one that may come for the first time until its token's time is over, with a certificate that is good until another time.
+func (n *Node) awaitKey(ctx context.Context, k Kind, c token.Claims, until time.Time) error {
+	_, err := n.changeSecondary(ctx, k, c.Secondary, c.ID, func(r *secondaryRecord) { r.KeyUntil, r.CertificateUntil = c.Expires.Unix(), until.Unix() })
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/storage"
@@ -120,7 +121,8 @@ func (n *Node) Redeem(ctx context.Context, text, requestPEM, remote string) (map
 	if err != nil {
 		return nil, err
 	}
-	der, err := ca.signSecondary(request.PublicKey, peer{ID: c.Secondary, Kind: k, Set: set.Set, JTI: c.ID}, n.now())
+	now := n.now()
+	der, err := ca.signSecondary(request.PublicKey, peer{ID: c.Secondary, Kind: k, Set: set.Set, JTI: c.ID}, now)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +130,7 @@ func (n *Node) Redeem(ctx context.Context, text, requestPEM, remote string) (map
 	if err != nil {
 		return nil, err
 	}
-	certificate, done, err := n.spend(ctx, k, set, c, requestHash(request), encodeCertificate(der))
+	certificate, done, err := n.spend(ctx, k, set, c, requestHash(request), encodeCertificate(der), now.Add(ca.secondaryLife()))
 	switch {
 	case errors.Is(err, errOtherRequest):
 		log.Error("activation refused: the token is in a second hand; revoke the secondary unless you know why", "error", err)
@@ -151,7 +153,7 @@ func (n *Node) Redeem(ctx context.Context, text, requestPEM, remote string) (map
 
 // spend redeems the token and registers the secondary's request in one transaction: of two that come at once one wins. It returns the certificate that
 // counts: the given one, or that of the first time.
-func (n *Node) spend(ctx context.Context, k Kind, set *setConfig, c token.Claims, hash, certificate string) (string, wal.Position, error) {
+func (n *Node) spend(ctx context.Context, k Kind, set *setConfig, c token.Claims, hash, certificate string, until time.Time) (string, wal.Position, error) {
 	secKey, actKey := recordSecondary(k, c.Secondary), recordActivation(k, c.ID)
 	now := n.now()
 	result := certificate
@@ -178,7 +180,7 @@ func (n *Node) spend(ctx context.Context, k Kind, set *setConfig, c token.Claims
 				return nil, nil
 			}
 			act.Request, act.Redeemed, act.Certificate = hash, now.Unix(), certificate
-			rec.State, rec.Changed = secondaryActive, now.Unix()
+			rec.State, rec.Changed, rec.CertificateUntil = secondaryActive, now.Unix(), until.Unix()
 			return []engine.Write{put(string(actKey), mustJSON(act)), put(string(secKey), mustJSON(rec))}, nil
 		},
 	})

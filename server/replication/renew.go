@@ -28,10 +28,12 @@ func (n *Node) renew(ctx context.Context, p peer, requestPEM []byte) (certificat
 	if err != nil {
 		return nil, err
 	}
-	der, err := ca.signSecondary(request.PublicKey, p, n.now())
+	now := n.now()
+	der, err := ca.signSecondary(request.PublicKey, p, now)
 	if err != nil {
 		return nil, err
 	}
+	n.certified(ctx, p, now.Add(ca.secondaryLife()))
 	n.log.Info("certificate renewed", "set", string(p.Kind), "secondary", p.ID)
 	return []byte(encodeCertificate(der)), nil
 }
@@ -142,7 +144,7 @@ func (n *Node) warnOfEnd(k Kind) time.Duration {
 	if now.Before(d.end) {
 		log.Warn("this secondary's certificate has less than a third of its life left: it is renewed as soon as the primary answers")
 	} else {
-		log.Error("this secondary's certificate has ended: revoke it on the primary, ask there for a new activation token, and give that to " + string(k) + "/secondary/update-primary, which keeps the data")
+		log.Error("this secondary's certificate has ended: ask the primary for another activation token for this id (" + string(k) + "/primary/secondary-token), and give that to " + string(k) + "/secondary/update-primary, which keeps the data")
 	}
 	return d.pause() * 10
 }

@@ -121,9 +121,6 @@ func TestASecondaryWhoseCertificateEndedTakesANewTokenAndCopiesNothing(t *testin
 	if left := s.n.Status(DR)["certificate_expires_in_seconds"].(int64); left > 0 {
 		t.Errorf("status says that %d s are left", left)
 	}
-	if err := p.n.RevokeSecondary(enginetest.Context(t), DR, "eu"); err != nil {
-		t.Fatal(err)
-	}
 	s.repoint(DR, p, "eu")
 	bytes, r := s.cost(DR)
 	if bytes != 0 || r.Continue == 0 || r.Repair+r.Rewind+r.Bootstrap != 0 {

@@ -107,8 +107,11 @@ func (a *authority) signSecondary(pub crypto.PublicKey, p peer, now time.Time) (
 		Subject:     pkix.Name{CommonName: p.ID, SerialNumber: p.JTI},
 		URIs:        []*url.URL{memberURI(p.Set, p.Kind, p.ID)},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}, pub, now, cmp.Or(a.life, memberLife))
+	}, pub, now, a.secondaryLife())
 }
+
+// secondaryLife is how long a secondary's certificate is good for.
+func (a *authority) secondaryLife() time.Duration { return cmp.Or(a.life, memberLife) }
 
 func (a *authority) sign(t *x509.Certificate, pub crypto.PublicKey, now time.Time, life time.Duration) ([]byte, error) {
 	t.SerialNumber = newSerial()
