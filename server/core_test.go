@@ -196,9 +196,6 @@ func TestAChangeWhoseSyncFailedEndsTheProcess(t *testing.T) {
 		change     func(*core) error
 	}{
 		{"a switch to another generation", "rename CURRENT", current, func(c *core) error {
-			if err := c.node.sealing.Import(testKeys().Export()); err != nil {
-				return nil
-			}
 			return c.switchTo(engine.Identity{DigestSecret: make([]byte, 32)}, engine.Verbatim, nil)
 		}},
 		{"the same store in another role", "rename role", role, func(c *core) error {
@@ -209,6 +206,9 @@ func TestAChangeWhoseSyncFailedEndsTheProcess(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			n, srv := newTestNode(t)
 			c, ended := serveCore(t, n)
+			if err := n.sealing.Import(testKeys().Export()); err != nil {
+				t.Fatal(err)
+			}
 			file := tt.file(n.dir)
 			n.dir.step = func(step string) {
 				if step == tt.step {

@@ -243,7 +243,7 @@ func randomTree(rng *rand.Rand) []*copyOf {
 func TestPlaceAgreesWithLogsComparedEntryByEntry(t *testing.T) {
 	t.Parallel()
 	counts := map[AnswerKind]int{}
-	for seed := range uint64(1500) {
+	for seed := range uint64(scaled(1500)) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		all := randomTree(rng)
 		for _, f := range all {
@@ -280,7 +280,7 @@ func TestPlaceAgreesWithLogsComparedEntryByEntry(t *testing.T) {
 
 func TestHistoriesCompareTheSameFromEitherSide(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(1500) {
+	for seed := range uint64(scaled(1500)) {
 		all := randomTree(rand.New(rand.NewPCG(seed, 2)))
 		for _, a := range all {
 			for _, b := range all {

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -83,7 +84,13 @@ func (c *cluster) demote(k Kind) {
 
 func (c *cluster) promote(k Kind, force bool) {
 	c.t.Helper()
-	warning, err := c.n.PromoteSecondary(enginetest.Context(c.t), k, Promote{PrimaryClusterAddr: c.bind, Force: force})
+	var warning string
+	var err error
+	c.until("a promotion is not told to come again, as clients do", func() bool {
+		var later *NotReady
+		warning, err = c.n.PromoteSecondary(enginetest.Context(c.t), k, Promote{PrimaryClusterAddr: c.bind, Force: force})
+		return !errors.As(err, &later)
+	})
 	if err != nil || warning == "" {
 		c.t.Fatalf("promoting: %q, %v", warning, err)
 	}
