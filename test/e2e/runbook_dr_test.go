@@ -23,17 +23,23 @@ const (
 // drSite is four clusters: a is the primary at first, b and c are its DR secondaries, perf is a performance secondary.
 type drSite struct {
 	a, b, c, perf *cluster.Node
+	network       *cluster.Proxy // between a's cluster port and all others
 	oracle        *oracle
 	batch         string // a batch DR operation token, made before anything happened
 	app           string // an application's token, made before anything happened
 }
 
 func newDRSite(t *testing.T) *drSite {
-	d := &drSite{oracle: &oracle{acked: map[string]string{}}}
+	d := &drSite{oracle: &oracle{acked: map[string]string{}}, network: cluster.NewProxy(t)}
 	for name, n := range map[string]**cluster.Node{"a": &d.a, "b": &d.b, "c": &d.c, "perf": &d.perf} {
-		*n = cluster.New(t, name, cluster.Options{})
+		o := cluster.Options{}
+		if name == "a" {
+			o.Top = []string{fmt.Sprintf("cluster_addr = %q", "https://"+d.network.Address)}
+		}
+		*n = cluster.New(t, name, o)
 		(*n).Launch()
 	}
+	d.network.Serve(d.a.Cluster)
 	for _, n := range d.nodes() {
 		n.WaitReady()
 		n.Init()
@@ -136,7 +142,7 @@ func (d *drSite) failback(b *runbook) {
 	d.allInLine(b, d.a, costs, d.b, d.c)
 }
 
-// unplanned kills a under load, with b as its successor, and takes a in again.
+// unplanned cuts a off under load and kills it, with b as its successor, and takes a in again.
 func (d *drSite) unplanned(b *runbook) {
 	during := startLoad(d.a, "unplanned")
 	during.reaches(b.t, 300)
@@ -144,6 +150,9 @@ func (d *drSite) unplanned(b *runbook) {
 	_, n := during.upTo()
 	costs := d.costs()
 	during.reaches(b.t, n+300)
+	d.network.Cut() // what clients write from here on is acknowledged and reaches nobody
+	_, n = during.upTo()
+	during.reaches(b.t, n+200)
 	d.a.Kill()
 	during.done.Wait()
 
@@ -169,6 +178,9 @@ func (d *drSite) unplanned(b *runbook) {
 	b.mode(d.b, cluster.DR, "primary", "running")
 	shown, lost := during.shown(b.t, d.b, d.app)
 	_, acked := during.upTo()
+	if want := 200 - loaders; lost < want { // one of each writer may have been on its way when the network was cut
+		b.t.Errorf("%d writes were lost; at least %d were made after the network was cut", lost, want)
+	}
 	b.t.Logf("%-12s … %d of the %d writes that were acknowledged under load were not replicated when the primary was killed", d.b.Name, lost, acked)
 	for w := range loaders {
 		if shown[w] < replicated[w] {
@@ -187,14 +199,16 @@ func (d *drSite) unplanned(b *runbook) {
 	b.mode(d.a, cluster.DR, "primary", "running")
 	b.change(d.a, drPath+"primary/demote", nil)
 	b.mode(d.a, cluster.DR, "secondary", "idle")
+	d.network.Mend()
 	b.change(d.a, drPath+"secondary/update-primary", map[string]any{opField: d.batch, "token": b.activation(d.b, cluster.DR, "a")})
 	b.follows(d.a, d.b, cluster.DR, "a")
 	d.allInLine(b, d.b, costs, d.a, d.c)
-	for line := range strings.Lines(d.a.Log()) {
-		if strings.Contains(line, "decided for the primary") {
-			b.t.Logf("%-12s … says: %s", d.a.Name, strings.TrimSpace(line))
-		}
+	_, said, found := strings.Cut(d.a.Log(), "what differed was decided for the primary")
+	if !found {
+		b.t.Errorf("the log of a does not tell that its writes were removed:\n%s", d.a.LogTail(30))
 	}
+	said, _, _ = strings.Cut(said, "\n")
+	b.t.Logf("%-12s … says what was decided for the primary%s", d.a.Name, said)
 }
 
 // isOnBoth returns how many writes of each writer both DR secondaries surely have: those that were acknowledged before an index that they reached.
