@@ -136,13 +136,13 @@ func expand(name string) []string {
 // documented returns patterns of the paths that docs/api.md names. In a line a
 // name without a beginning of its own is beside the path before it:
 // `auth/token/lookup`, `lookup-self`.
-func documented(t *testing.T) []string {
+func documented(t *testing.T) []pattern {
 	t.Helper()
 	page, err := os.ReadFile(filepath.Join(cluster.Root(), "docs", "api.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all []string
+	var all []pattern
 	for line := range strings.Lines(string(page)) {
 		cells := strings.Split(line, "|")
 		if len(cells) < 3 {
@@ -160,18 +160,27 @@ func documented(t *testing.T) []string {
 			default:
 				continue
 			}
-			all = append(all, expand(word)...)
+			for _, name := range expand(word) {
+				all = append(all, patternOf(name))
+			}
 		}
 	}
 	return all
 }
 
+// pattern is a documented name, in which :x is any segments.
+type pattern struct {
+	name string
+	form *regexp.Regexp
+}
+
 var anySegments = regexp.MustCompile(`:[a-z_]+|<[a-z_]+>`)
 
-// stands reports whether a documented pattern, in which :x is any segments, stands for a path.
-func stands(pattern, path string) bool {
-	return regexp.MustCompile(`^` + anySegments.ReplaceAllString(regexp.QuoteMeta(pattern), `.+`) + `$`).MatchString(path)
+func patternOf(name string) pattern {
+	return pattern{name, regexp.MustCompile(`^` + anySegments.ReplaceAllString(regexp.QuoteMeta(name), `.+`) + `$`)}
 }
+
+func (p pattern) standsFor(path string) bool { return p.form.MatchString(path) }
 
 // TestDocsNameEveryEndpoint demands that docs/api.md names each endpoint below
 // sys/ and auth/ that a row shows to be served.
@@ -191,7 +200,7 @@ func TestDocsNameEveryEndpoint(t *testing.T) {
 					continue
 				}
 				seen[path] = true
-				if !slices.ContainsFunc(patterns, func(p string) bool { return stands(p, path) }) {
+				if !slices.ContainsFunc(patterns, func(p pattern) bool { return p.standsFor(path) }) {
 					t.Errorf("%s: docs/api.md does not name %s %s", s.at, s.method, path)
 				}
 			}
@@ -210,9 +219,9 @@ func TestEveryEndpointOfTheDocsHasARow(t *testing.T) {
 			}
 		}
 	}
-	for _, pattern := range documented(t) {
-		if !slices.ContainsFunc(paths, func(path string) bool { return stands(pattern, path) }) {
-			t.Errorf("docs/api.md names %s, which no row asks for", pattern)
+	for _, p := range documented(t) {
+		if !slices.ContainsFunc(paths, p.standsFor) {
+			t.Errorf("docs/api.md names %s, which no row asks for", p.name)
 		}
 	}
 }
