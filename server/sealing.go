@@ -401,6 +401,10 @@ func (s *sealing) switched(keys *seal.Opened) {
 func (s *sealing) sealed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.opened != nil { // a rotate or rekey since the start: shares given from now on are judged by what the file holds
+		record := s.opened.Record()
+		s.record = &record
+	}
 	s.byOperator, s.opened, s.ceremony = true, nil, nil
 }
 

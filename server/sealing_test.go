@@ -18,6 +18,7 @@ import (
 
 // shamirNode is a server without a development mode: shares unseal it.
 type shamirNode struct {
+	wrapTTL string // of the answers that are asked for
 	*running
 	token string
 }
@@ -43,6 +44,9 @@ func (n *shamirNode) call(method, path, body string, want int) map[string]any {
 		n.t.Fatal(err)
 	}
 	req.Header.Set("X-Vault-Token", n.token)
+	if n.wrapTTL != "" {
+		req.Header.Set("X-Vault-Wrap-TTL", n.wrapTTL)
+	}
 	req.Close = true // a restarted server has the same address: no connection of the one before may be taken
 	answer, err := http.DefaultClient.Do(req)
 	if err != nil {

@@ -254,11 +254,11 @@ func (c *Core) auditRequest(r *request, rt *route, refused error) error {
 // auditResponse records an answer before it is sent. One that cannot be recorded is not sent.
 func (c *Core) auditResponse(r *request, a answer) answer {
 	if !r.audited {
-		return a
+		return c.complete(r, a)
 	}
 	devices := c.auditDevices()
 	if len(devices) == 0 {
-		return a
+		return c.complete(r, a)
 	}
 	began := time.Now()
 	e := &audit.Entry{Time: c.now(), Auth: r.auditAuth(), Request: c.auditedRequest(r), Response: &audit.Response{}}
@@ -269,13 +269,24 @@ func (c *Core) auditResponse(r *request, a answer) answer {
 	err := c.logAudit(devices, e)
 	c.meters.auditResponse.Since(began)
 	if err == nil {
-		return a
+		return c.complete(r, a)
 	}
 	c.audit.responseFailures.Add(1)
 	if r.committed > 0 { // clients repeat a 5xx by themselves
 		return c.encodeError(r, refuse(errConflict, "read before you write again: the write was made, but no audit device could record its answer, which is withheld"))
 	}
 	return c.encodeError(r, refuse(errUnaudited, "the answer is withheld: no audit device could record it. The server's log says why; free the disk or mend the device"))
+}
+
+// complete does what waited for the answer to be certain of being sent.
+func (c *Core) complete(r *request, a answer) answer {
+	if r.beforeSent == nil || a.status >= 300 {
+		return a
+	}
+	if err := r.beforeSent(); err != nil {
+		return c.encodeError(r, err)
+	}
+	return a
 }
 
 // plainError is an error's text as an answer shows it.

@@ -43,6 +43,8 @@ type request struct {
 	header  http.Header
 	token   string // secret
 	wrapTTL time.Duration
+	// beforeSent is done once the answer is complete, wrapped and audited, and only then: what must not happen when the caller learns nothing of it.
+	beforeSent func() error
 
 	openBody func(limit int64) ([]byte, error)
 	body     []byte // a JSON object, or empty

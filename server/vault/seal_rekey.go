@@ -144,26 +144,35 @@ func rekeyUpdate(t rekeyTarget) setCall[shareParams] {
 		if err != nil || !ok {
 			return &reply{bare: c.rekeyStatus(s, a)}, err
 		}
-		if a.next, err = s.Rekey(a.config); err != nil {
+		next, err := s.Rekey(a.config)
+		if err != nil {
 			return nil, err
 		}
-		hexes, b64 := shareTexts(a.next.Shares)
+		hexes, b64 := shareTexts(next.Shares)
 		body := map[string]any{
 			"nonce": a.Nonce, "complete": true, "keys": hexes, "keys_base64": b64, "pgp_fingerprints": nil, "backup": false,
 			"verification_required": a.verify, "verification_nonce": "",
 		}
 		if a.verify {
-			a.verified = seal.NewCeremony(a.config.Threshold)
+			a.next, a.verified = next, seal.NewCeremony(a.config.Threshold)
 			body["verification_nonce"] = a.verified.Nonce
 			return &reply{bare: body}, nil
 		}
-		return &reply{bare: body}, c.adoptShares(r, s, a)
+		r.beforeSent = func() error {
+			c.ceremonies.mu.Lock()
+			defer c.ceremonies.mu.Unlock()
+			if c.ceremonies.rekey != a {
+				return refuse(errInvalid, "the rekey was cancelled meanwhile: the shares of before are good")
+			}
+			return c.adoptShares(r, s, a, next)
+		}
+		return &reply{bare: body}, nil
 	}
 }
 
-// adoptShares puts new shares in force, and tells the other clusters.
-func (c *Core) adoptShares(r *request, s *seal.Opened, a *rekeyAttempt) error {
-	if err := s.Adopt(a.next); err != nil {
+// adoptShares puts new shares in force, and tells the other clusters. The caller holds ceremonies.mu.
+func (c *Core) adoptShares(r *request, s *seal.Opened, a *rekeyAttempt, next *seal.Rekeyed) error {
+	if err := s.Adopt(next); err != nil {
 		return err
 	}
 	c.ceremonies.rekey = nil
@@ -214,7 +223,7 @@ func rekeyVerifyUpdate(t rekeyTarget) setCall[shareParams] {
 		if err != nil || !ok {
 			return &reply{bare: a.verifyStatus()}, err
 		}
-		return &reply{bare: map[string]any{"nonce": nonce, "complete": true}}, c.adoptShares(r, c.cfg.Seal, a)
+		return &reply{bare: map[string]any{"nonce": nonce, "complete": true}}, c.adoptShares(r, c.cfg.Seal, a, a.next)
 	}
 }
 

@@ -31,6 +31,7 @@ func (ro *tokenRole) renewable() bool { return ro.Renewable == nil || *ro.Renewa
 
 func (ro *tokenRole) validate() error {
 	ro.Allowed, ro.Disallowed = cleanNames(ro.Allowed), cleanNames(ro.Disallowed)
+	ro.AllowedGlob, ro.DisallowedGlob = cleanNames(ro.AllowedGlob), cleanNames(ro.DisallowedGlob) // names of policies are lower case
 	for _, list := range [][]string{ro.Allowed, ro.Disallowed, ro.AllowedGlob, ro.DisallowedGlob, ro.EntityAliases} {
 		if len(list) > maxTokenPolicies {
 			return refuse(errInvalid, "a list of the role has more than %d names", maxTokenPolicies)
