@@ -122,6 +122,7 @@ func TestAPathsFilterOverHTTP(t *testing.T) {
 		p.want(200, `"data":{"mode":"deny","paths":["b/"]}`, "GET", filter, "")
 		p.want(200, `"dynamic_filtered_mounts":["b/"]`, "GET", "sys/replication/performance/primary/dynamic-filter/eu", "")
 		p.want(404, "", "GET", "sys/replication/performance/primary/dynamic-filter/us", "")
+		p.want(400, "left out by the paths filter of secondary \\\"eu\\\"", "POST", "sys/remount", `{"from":"b","to":"seen"}`)
 		p.want(400, "paths-filter/eu", "PUT", "sys/replication/performance/primary/mount-filter/eu", `{"mode":"whitelist"}`)
 	})
 	const named = "the mount b/ is left out of this cluster by its paths filter"

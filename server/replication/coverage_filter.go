@@ -264,3 +264,22 @@ func (n *Node) LeavesOut(id, mountPath string) (bool, error) {
 	}
 	return f.active() && f.leavesOut(strings.Trim(mountPath, "/")+"/"), nil
 }
+
+// Reveals names a secondary whose filter leaves out the mount at one path and would not at another, "" when there is none: what a move would show it.
+func (n *Node) Reveals(from, to string) (id string, err error) {
+	v := n.engine.Snapshot()
+	defer v.Release()
+	var failed error
+	err = v.Scan(storage.SystemLocal, []byte(filterPrefix), prefixEnd(filterPrefix), func(rec storage.Record) bool {
+		whose := strings.TrimPrefix(string(rec.Key), filterPrefix)
+		var f *filterRecord
+		if f, _, failed = readFilter(v, whose); failed != nil {
+			return false
+		}
+		if f.active() && f.leavesOut(from) && !f.leavesOut(to) {
+			id = whose
+		}
+		return id == ""
+	})
+	return id, errors.Join(err, failed)
+}

@@ -26,6 +26,7 @@ func (NoSets) Meters() *replication.Meters { return nil }
 func (NoSets) Lacks(storage.KeyspaceID) (replication.Lack, error) { return "", nil }
 
 func (NoSets) LeavesOut(string, string) (bool, error) { return false, nil }
+func (NoSets) Reveals(string, string) (string, error) { return "", nil }
 
 func (NoSets) IndexToken(uint64) string { return "" }
 

@@ -15,6 +15,7 @@ type filters interface {
 	DeletePathsFilter(ctx context.Context, id string) error
 	DynamicFilter(id string) (paths []string, ok bool, err error)
 	LeavesOut(id, mountPath string) (bool, error)
+	Reveals(from, to string) (id string, err error)
 	Lacks(id storage.KeyspaceID) (replication.Lack, error)
 	Lacking() (filtered, filling []string, err error)
 }

@@ -62,6 +62,9 @@ func (c *Core) remount(r *request, p *remountParams) (*reply, error) {
 	if taken := snap.mounts.conflict(to); taken != "" {
 		return nil, refuse(errInvalid, "path is already in use at %s", taken)
 	}
+	if err := c.mayMove(m, to); err != nil {
+		return nil, err
+	}
 	value, err := m.encode()
 	if err != nil {
 		return nil, err
@@ -87,4 +90,20 @@ func (c *Core) remountStatus(r *request) (*reply, error) {
 		}
 	}
 	return nil, missing()
+}
+
+// mayMove refuses a move that would show a secondary what its paths filter, which goes by paths, keeps from it.
+func (c *Core) mayMove(m *mount, to string) error {
+	n, err := c.replicator()
+	if err != nil || m.Local {
+		return nil // no part in any set, or a mount that no secondary has
+	}
+	id, err := n.Reveals(m.path, to)
+	if err != nil {
+		return err
+	}
+	if id != "" {
+		return refuse(errInvalid, "%s is left out by the paths filter of secondary %q, and %s is not: moving it would show it there; change the filter first (sys/replication/performance/primary/paths-filter/%s)", m.path, id, to, id)
+	}
+	return nil
 }
