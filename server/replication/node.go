@@ -124,6 +124,8 @@ type Node struct {
 	admin     sync.Mutex // held by operator's calls that change the role or the list of secondaries; guards reopening
 	reopening bool       // the store is being opened in another role: this node ends
 
+	writes sync.RWMutex // read-locked while a client's write is on its way into the log
+
 	mu      sync.Mutex          // guards what follows
 	sets    map[Kind]*setConfig // nil entry: disabled; replaced, never changed
 	lives   lives

@@ -270,9 +270,19 @@ func (n *Node) DisableSecondary(ctx context.Context, k Kind) (warning string, er
 	return fmt.Sprintf(text, k), nil
 }
 
-// endWrites lets nobody write what a primary is about to give up, while its streams still go on.
+// endWrites lets nobody write what a primary is about to give up, while its streams still go on, and waits for the writes that are on their way: a
+// secondary must have them before the streams end, or a planned failover loses what was acknowledged.
 func (n *Node) endWrites(k Kind) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	n.lives.demoting[k] = true
+	n.mu.Unlock()
+	n.writes.Lock()
+	//lint:ignore SA2001 only the wait is wanted
+	n.writes.Unlock()
+}
+
+// HoldRole keeps a demotion waiting until release is called: Mode, asked meanwhile, holds for a write that is committed before.
+func (n *Node) HoldRole() (release func()) {
+	n.writes.RLock()
+	return n.writes.RUnlock
 }

@@ -68,6 +68,9 @@ func (n *Node) succession() (authorities, addrs []string) {
 	if set == nil || set.Mode != Primary {
 		return nil, nil
 	}
+	if n.demoting(DR) { // nothing, which leaves what was told: from here on one of those is looked for
+		return nil, nil
+	}
 	authorities = []string{set.CA}
 	if n.Mode(DR) != Primary {
 		return authorities, nil

@@ -93,6 +93,7 @@ type node interface {
 	indexes
 	Mode(k replication.Kind) replication.Mode
 	Revoked(k replication.Kind) bool
+	HoldRole() (release func())
 	Status(k replication.Kind) map[string]any
 	EnablePrimary(ctx context.Context, k replication.Kind, primaryClusterAddr string) (string, error)
 	SecondaryToken(ctx context.Context, k replication.Kind, id string, ttl time.Duration) (*replication.Activation, error)
@@ -276,6 +277,13 @@ func found(rec storage.Record, err error) ([]byte, bool, error) {
 func (c *Core) commit(r *request, tx *engine.Tx) error {
 	if r.forwarded != nil {
 		tx.RequestID = r.id
+	}
+	if n := c.node.Load(); n != nil {
+		release := n.HoldRole()
+		defer release()
+		if n.Mode(dr) == replication.Secondary || r.admitted == replication.Primary && n.Mode(performance) == replication.Secondary {
+			return refuse(errUnavailable, "this cluster ceased to be the primary while the request was under way, and nothing was written: repeat it")
+		}
 	}
 	done, err := c.engine.Do(r.ctx, tx)
 	if err != nil {

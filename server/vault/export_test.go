@@ -21,6 +21,8 @@ func (NoSets) Mode(replication.Kind) replication.Mode { return replication.Disab
 
 func (NoSets) Revoked(replication.Kind) bool { return false }
 
+func (NoSets) HoldRole() (release func()) { return func() {} }
+
 func (NoSets) Meters() *replication.Meters { return nil }
 
 func (NoSets) Lacks(storage.KeyspaceID) (replication.Lack, error) { return "", nil }

@@ -58,6 +58,7 @@ func (c *Core) perform(r *request) (*reply, error) {
 // forbids it.
 func (c *Core) resolve(r *request) (rt *route, known bool, err error) {
 	rt, r.rest, known = c.findRoute(r.op, r.path)
+	r.admitted = c.mode(performance)
 	if err := c.gate(rt); err != nil {
 		return nil, known, err
 	}

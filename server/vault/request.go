@@ -49,8 +49,9 @@ type request struct {
 	openBody func(limit int64) ([]byte, error)
 	body     []byte // a JSON object, or empty
 	caller   *caller
-	opened   bool   // needs no token
-	rest     string // what a route's '*', or a mount, leaves of the path
+	opened   bool             // needs no token
+	admitted replication.Mode // the cluster's part in the performance set when the request was let in
+	rest     string           // what a route's '*', or a mount, leaves of the path
 	mount    *mount
 	only     capability // capCreate or capUpdate, when the policies allow only that of a write; else 0
 

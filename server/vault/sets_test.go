@@ -115,6 +115,8 @@ func (p *part) PromoteSecondary(_ context.Context, k replication.Kind, o replica
 	return "promoting", nil
 }
 
+func (p *part) HoldRole() (release func()) { return func() {} }
+
 func (p *part) DemotePrimary(_ context.Context, k replication.Kind) (string, error) {
 	p.note("demote %s", k)
 	return "demoting", nil
