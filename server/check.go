@@ -13,13 +13,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lockstepdb/lockstep/server/seal"
 )
 
 // resolveTimeout bounds the look-up of one name.
 const resolveTimeout = 5 * time.Second
 
 // Check looks at what a configuration names: data directory, certificates,
-// addresses. It changes nothing and returns every Mistake it finds. Addresses
+// key file, addresses. It changes nothing and returns every Mistake it finds. Addresses
 // that a server running on the same data directory holds are no mistakes.
 func Check(ctx context.Context, file string) error {
 	text, err := readLimited(file)
@@ -42,6 +44,7 @@ func (c *checker) each(ctx context.Context) {
 		c.dataDir()
 	}
 	c.certificate()
+	c.sealKey()
 	if c.good("listener.address") {
 		c.addresses()
 	}
@@ -120,6 +123,17 @@ func (c *checker) certificate() {
 		if err := pair.Leaf.VerifyHostname(u.Hostname()); err != nil {
 			c.mistakes.add(c.at("api_addr"), "api_addr: the certificate does not hold for it: %v", err)
 		}
+	}
+}
+
+// sealKey looks at the key file of an auto-unseal. A variable is not looked at: the service's environment is not that of the check.
+func (c *checker) sealKey() {
+	a := c.cfg.Seal
+	if a == nil || a.Type != seal.File || a.Path == "" { // without a path: a mistake that is told already
+		return
+	}
+	if _, err := a.Key(); err != nil {
+		c.mistakes.add(c.at("seal.path"), "seal: %v", err)
 	}
 }
 

@@ -49,3 +49,45 @@ func TestCheckLooksAtWhatTheFileNames(t *testing.T) {
 		})
 	}
 }
+
+func TestCheckNamesAKeyFileThatCannotUnseal(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file, keyFile := filepath.Join(dir, "lockstep.hcl"), filepath.Join(dir, "unseal.key")
+	text := fmt.Sprintf("storage \"bbolt\" {\n path = %q\n}\nlistener \"tcp\" {\n address = \"127.0.0.1:%d\"\n tls_disable = true\n}\nseal \"file\" {\n path = %q\n}\n",
+		filepath.Join(dir, "data"), freePair(t), keyFile)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n"
+	for _, c := range []struct {
+		name, content string
+		mode          os.FileMode
+		want          string
+	}{
+		{"missing", "", 0, "lockstep.hcl:9: seal: key file " + keyFile + " is missing"},
+		{"readable by others", key, 0o644, "lockstep.hcl:9: seal: key file " + keyFile + " can be read by others (mode 0644): chmod 600 it"},
+		{"no key", "secret words", 0o600, "lockstep.hcl:9: seal: key file " + keyFile + " holds no key of 256 bit"},
+		{"a key", key, 0o600, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.mode != 0 {
+				if err := os.WriteFile(keyFile, []byte(c.content), c.mode); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Chmod(keyFile, c.mode); err != nil { // whatever the umask, and of a file that was there
+					t.Fatal(err)
+				}
+			}
+			err := Check(context.Background(), file)
+			switch {
+			case c.want == "" && err != nil:
+				t.Errorf("got %v, want no mistake", err)
+			case c.want != "" && (err == nil || !IsMistakes(err) || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("got %v, want %s", err, c.want)
+			case err != nil && strings.Contains(err.Error(), "secret words"):
+				t.Errorf("the error tells what the key file holds: %v", err)
+			}
+		})
+	}
+}

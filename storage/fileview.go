@@ -112,7 +112,7 @@ func (v *fileView) get(ks KeyspaceID, key []byte) (Record, error) {
 func (v *fileView) value(ks KeyspaceID, key []byte, r *row) ([]byte, error) {
 	value, err := v.state.seal.value(ks, key, r)
 	switch {
-	case err != nil && keyMissing(err):
+	case err != nil && v.state.wantsKey(err):
 		return nil, fmt.Errorf("%s: keyspace %s, key %q: %w", v.state.opts.Path, ks, key, err)
 	case err != nil:
 		return nil, v.state.found(ks, key, "the record cannot be read: %v", err)

@@ -120,7 +120,7 @@ func (r *reindexer) scan(id KeyspaceID, next []byte, b *leafBuilder) (fixes []ra
 				continue
 			}
 			value, unread := r.s.seal.value(id, k, &row)
-			if keyMissing(unread) {
+			if r.s.wantsKey(unread) {
 				return fmt.Errorf("keyspace %s, key %q: %w", id, k, unread)
 			}
 			if unread != nil { // its value is lost

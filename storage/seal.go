@@ -67,6 +67,10 @@ func (s sealing) value(ks KeyspaceID, key []byte, r *row) ([]byte, error) {
 	return plain, nil
 }
 
+// wantsKey tells that a record that did not open is to be kept until its key is there. What another cluster holds need
+// not wait: the bytes that name the key can be damaged too, and no key would ever fit.
+func (s *State) wantsKey(err error) bool { return !s.opts.Repairable && keyMissing(err) }
+
 // keyMissing tells that a value did not open for want of a key, not for damage.
 func keyMissing(err error) bool {
 	var k interface{ KeyMissing() bool }

@@ -152,6 +152,61 @@ func TestTamperingWithASealedRecordIsNamedAndNeverAnswered(t *testing.T) {
 	}
 }
 
+func TestARecordThatNamesAnUnknownKeyIsDroppedOnlyWhereAnotherClusterHoldsIt(t *testing.T) {
+	t.Parallel()
+	const one, two = "dir/one", "dir/two"
+	id := ksID(1)
+	for _, repairable := range []bool{true, false} {
+		keys := newKeys(t)
+		path := sealedPath(t, keys.Keyring())
+		found := &finder{}
+		o := storage.Options{Path: path, Sealer: keys.Keyring(), Key: keyOf, Found: found.Found, Repairable: repairable}
+		s := open(t, o)
+		applyPuts(s, id, map[string]string{one: "first value", two: "other value"})
+		checkpoint(t, s)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		tamper(t, path, func(tx *bolt.Tx) error { // the first byte tells the format, the key's id follows
+			return tampered(tx.Bucket(rowsBucket(id)), []byte(one), func(v []byte) []byte { v[rowHeader+1] ^= 1; return v })
+		})
+		s, err := storage.Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		var d *storage.Damage
+		if _, err := s.Get(id, []byte(one)); errors.As(err, &d) != repairable || !repairable && !errors.Is(err, seal.ErrNoKey) {
+			t.Errorf("repairable %v: a read: got %v", repairable, err)
+		}
+		if got := len(found.all()); (got == 1) != repairable {
+			t.Errorf("repairable %v: damage found by a read: got %d", repairable, got)
+		}
+		wrong, err := s.Reindex(context.Background(), nil)
+		if _, readErr := s.Get(id, []byte(two)); readErr != nil {
+			t.Errorf("repairable %v: the record beside it: %v", repairable, readErr)
+		}
+		if !repairable {
+			if !errors.Is(err, seal.ErrNoKey) || !strings.Contains(err.Error(), one) {
+				t.Errorf("reindex on a primary: got %v, want ErrNoKey with the record's key", err)
+			}
+			if _, err := s.Get(id, []byte(one)); !errors.Is(err, seal.ErrNoKey) {
+				t.Errorf("after the refusal: got %v, want the record kept", err)
+			}
+			continue
+		}
+		if err != nil || wrong != 1 {
+			t.Errorf("reindex: got %d wrong and %v, want 1", wrong, err)
+		}
+		if _, err := s.Get(id, []byte(one)); !errors.Is(err, storage.ErrNotFound) {
+			t.Errorf("after the reindex: got %v, want ErrNotFound", err)
+		}
+		if r, err := s.Check(context.Background(), nil); err != nil || len(r.Damage) > 0 {
+			t.Errorf("check after the reindex: %+v, %v", r.Damage, err)
+		}
+	}
+}
+
 // applyPuts applies one entry of puts.
 func applyPuts(s *storage.State, id storage.KeyspaceID, puts map[string]string) {
 	w := newTwin()

@@ -27,6 +27,9 @@ type Options struct {
 	ReadOnly     bool
 	ChunkRecords int   // records of one checkpoint transaction; 16,384
 	ChunkBytes   int64 // 16 MiB
+	// Repairable says that another cluster holds what this state holds: a record sealed with a key that is not there is
+	// then damage like any other, and Reindex drops it. Without it such a record is refused, and kept: the key may come back.
+	Repairable bool
 	// VerifyLeaves is how many of the leaves a checkpoint touches it re-reads and hashes again, so
 	// that rot beside a fresh write is found at once; 256, negative: none. Damage goes to Found.
 	VerifyLeaves int

@@ -20,8 +20,9 @@ checkpoint and exits 0; a second signal ends it at once. SIGHUP reads
 certificates and log level again.
 
   -config=FILE    configuration, HCL (or JSON when it ends in .json)
-  -check          read configuration, certificates and addresses, print every
-                  mistake with its line, and exit: 0 when there is none, else 1
+  -check          read configuration, certificates, key file and addresses, print
+                  every mistake with its line, and exit: 0 when there is none,
+                  else 1
 
   -dev            a development server: plain HTTP, initialised, unsealed by a
                   key that lies in its data directory, a KV version 2 mount at

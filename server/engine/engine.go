@@ -83,7 +83,8 @@ type Config struct {
 	// Repairable says that a primary holds what this store holds (DR and performance secondaries): a damaged log is
 	// set aside instead of refused, and NeedsRepair then asks for a sync. Entries of local scope that were only in the damaged part
 	// of a performance secondary's log are then in the log set aside and nowhere else. A DR secondary's state file that cannot be
-	// read is set aside too, and begins empty.
+	// read is set aside too, and begins empty. A record that names a key which is not in the keyring is damaged; a primary refuses
+	// to reindex over it.
 	Repairable bool
 }
 

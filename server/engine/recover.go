@@ -134,7 +134,8 @@ func (r *recovery) openState() error {
 			return err
 		}
 	}
-	o := storage.Options{Path: r.e.path(stateFile), Key: r.e.keys.value, Seam: r.cfg.Seam, Sealer: r.cfg.Sealer, Found: r.e.damaged.found}
+	o := storage.Options{Path: r.e.path(stateFile), Key: r.e.keys.value, Seam: r.cfg.Seam, Sealer: r.cfg.Sealer, Found: r.e.damaged.found,
+		Repairable: r.cfg.Repairable}
 	r.state, err = storage.Open(o)
 	if unreadable(err) && r.mayRebuild() {
 		if err := r.rebuildState(err.Error()); err != nil {
