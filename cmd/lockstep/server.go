@@ -17,7 +17,8 @@ const serverHelp = `Usage: lockstep server -config=FILE [-check]
 
 Runs one node until SIGTERM or SIGINT. It then ends its requests, makes a last
 checkpoint and exits 0; a second signal ends it at once. SIGHUP reads
-certificates and log level again.
+certificates, log level and enable_unauthenticated_access again, and opens the
+audit files again; all other settings change with a restart.
 
   -config=FILE    configuration, HCL (or JSON when it ends in .json)
   -check          read configuration, certificates, key file and addresses, print
