@@ -118,7 +118,6 @@ func (o *Options) encode(salt []byte, e *Entry) ([]byte, error) {
 		l.Response = &out
 	}
 	var b bytes.Buffer
-	b.WriteString(o.Prefix)
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(l); err != nil {

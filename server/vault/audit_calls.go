@@ -2,6 +2,7 @@ package vault
 
 import (
 	"crypto/rand"
+	"errors"
 	"strings"
 
 	"github.com/lockstepdb/lockstep/server/audit"
@@ -97,11 +98,9 @@ func (c *Core) enableAudit(r *request, p *enableAuditParams) (*reply, error) {
 	salt := make([]byte, 32)
 	_, _ = rand.Read(salt) // never fails
 	probe := audit.NewDevice(o, salt, c.stdout())
-	if err := probe.Check(); err != nil {
-		return nil, refuse(errInvalid, "%s", err)
-	}
-	if err := probe.Close(); err != nil {
-		return nil, refuse(errInvalid, "%s", err)
+	first := &audit.Entry{Time: c.now(), Request: audit.Request{ID: r.id, Operation: "update", Namespace: audit.Namespace{ID: "root"}, Path: "sys/audit/test"}}
+	if err := errors.Join(probe.Try(first), probe.Close()); err != nil {
+		return nil, refuse(errInvalid, "the device was not enabled, as its first entry could not be recorded: %s", err)
 	}
 	m := &auditMount{path: path, auditRecord: auditRecord{
 		Type: p.Type, Description: p.Description, Options: p.Options, Local: p.Local, Accessor: "audit_file_" + randomHex(4), Salt: salt,

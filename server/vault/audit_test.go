@@ -79,6 +79,10 @@ func TestAuditCalls(t *testing.T) {
 		{"no path", "PUT", "sys/audit/f", `{"type":"file"}`, "", 400, nil},
 		{"raw", "PUT", "sys/audit/f", `{"type":"file","options":{"file_path":"` + file + `","log_raw":"true"}}`, "", 400, nil},
 		{"among the store's files", "PUT", "sys/audit/f", `{"type":"file","options":{"file_path":"` + data + `/x"}}`, "", 400, nil},
+		{"the server's own memory", "PUT", "sys/audit/f", `{"type":"file","options":{"file_path":"/proc/self/mem"}}`, "", 400, nil},
+		{"a beginning of one's own", "PUT", "sys/audit/f", `{"type":"file","options":{"file_path":"` + file + `","prefix":"* * * * * root "}}`, "", 400, nil},
+		{"a mode for the world", "PUT", "sys/audit/f", `{"type":"file","options":{"file_path":"` + file + `","mode":"0644"}}`, "", 400, nil},
+		{"nothing of that was kept", "GET", "sys/audit", "", "", 200, map[string]string{"data": `{}`}},
 		{"a path that cannot be opened", "PUT", "sys/audit/f", `{"type":"file","options":{"file_path":"` + file + `/x"}}`, "", 400, nil},
 		{"a file", "PUT", "sys/audit/f", `{"type":"file","description":"of the night","options":{"file_path":"` + file + `","mode":"0600"},"local":true}`, "", 204, nil},
 		{"listed", "GET", "sys/audit", "", "", 200, map[string]string{
@@ -93,6 +97,21 @@ func TestAuditCalls(t *testing.T) {
 	})
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 || info.Size() == 0 {
 		t.Errorf("the device's file: %v %v", info, err)
+	}
+}
+
+func TestADeviceThatCannotRecordIsNotEnabled(t *testing.T) {
+	out := &sink{full: true, last: -1}
+	c := ready(t, func(cfg *vault.Config) { cfg.Stdout = out })
+	const device = `{"type":"file","options":{"file_path":"stdout"}}`
+	if g := c.call("PUT", "sys/audit/out", c.root, device); g.status != 400 || !strings.Contains(string(g.raw), "was not enabled") {
+		t.Errorf("a device that takes nothing: %v", g)
+	}
+	c.must(204, "PUT", "kv/a", `{"v":1}`)
+	out.set(false, -1)
+	c.must(204, "PUT", "sys/audit/out", device)
+	if got := out.entries(t); len(got) == 0 || at(got[0], "type") != "request" || at(got[0], "request.path") != "sys/audit/test" {
+		t.Errorf("entries: %v", got)
 	}
 }
 
