@@ -77,6 +77,65 @@ func TestNothingSecretIsWrittenAndEqualTextsLookAlike(t *testing.T) {
 	}
 }
 
+func TestWhatHasManyValuesIsOneHash(t *testing.T) {
+	many := func(n int) []any {
+		list := make([]any, n)
+		for i := range list {
+			list[i] = "x"
+		}
+		return list
+	}
+	keys := func(n int) map[string]any { return map[string]any{"keys": many(n)} } // n+1 values
+	one := func(text string) any { return map[string]any{"hashed": audit.Hash(salt, text)} }
+	asJSON := func(v any) string { text, _ := json.Marshal(v); return string(text) }
+	for _, c := range []struct {
+		what           string
+		request        any
+		text           string
+		response       any
+		elide          string
+		wantQ, wantAns any // nil: each value by itself
+	}{
+		{what: "as many as may be", request: keys(511), text: "sent", response: keys(511), elide: "false"},
+		{what: "one more", request: keys(512), text: "sent", response: keys(512), elide: "false", wantQ: one("sent"), wantAns: one(asJSON(keys(512)))},
+		{what: "a query, whose text is not kept", request: keys(512), response: keys(1), elide: "false", wantQ: one(asJSON(keys(512)))},
+		{what: "many deep inside", request: map[string]any{"a": []any{map[string]any{"b": many(600)}}}, text: "deep", response: keys(1), elide: "false", wantQ: one("deep")},
+		{what: "a list that is left out", request: nil, response: keys(600), elide: "true", wantAns: map[string]any{"keys": 600.0}},
+	} {
+		var out bytes.Buffer
+		e := entry()
+		e.Request.Operation, e.Request.Data, e.Request.Text, e.Response = "list", c.request, c.text, &audit.Response{Data: c.response}
+		if err := audit.NewDevice(options(t, map[string]string{"file_path": "stdout", "elide_list_responses": c.elide}), salt, &out).Log(e); err != nil {
+			t.Fatal(err)
+		}
+		var got struct{ Request, Response struct{ Data any } }
+		if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+			t.Fatal(err)
+		}
+		for _, side := range []struct{ given, got, want any }{{c.request, got.Request.Data, c.wantQ}, {c.response, got.Response.Data, c.wantAns}} {
+			want := asJSON(side.want)
+			if side.want == nil {
+				want = strings.ReplaceAll(asJSON(side.given), `"x"`, `"`+audit.Hash(salt, "x")+`"`)
+			}
+			if asJSON(side.got) != want {
+				t.Errorf("%s: got %.200s, want %.200s", c.what, asJSON(side.got), want)
+			}
+		}
+	}
+}
+
+func TestEmptyTextsStayEmpty(t *testing.T) {
+	var out bytes.Buffer
+	e := entry()
+	e.Request.Data = map[string]any{"a": []any{"", ""}, "b": ""}
+	if err := audit.NewDevice(options(t, map[string]string{"file_path": "stdout"}), salt, &out).Log(e); err != nil {
+		t.Fatal(err)
+	}
+	if want := `"data":{"a":["",""],"b":""}`; !strings.Contains(out.String(), want) {
+		t.Errorf("got %s, want %s", out.String(), want)
+	}
+}
+
 func TestOptions(t *testing.T) {
 	for _, c := range []struct {
 		what  string

@@ -188,6 +188,32 @@ func TestAuditRecordsRefusalsAndWhatWasGivenOut(t *testing.T) {
 	}
 }
 
+// TestASmallBodyMakesNoLargeEntry sends what a stranger may: 63 KB that would have been megabytes of hashes.
+func TestASmallBodyMakesNoLargeEntry(t *testing.T) {
+	c, out := audited(t)
+	for _, text := range []string{"", "x"} {
+		body := `{"a":[` + strings.TrimSuffix(strings.Repeat(`"`+text+`",`, 15000), ",") + `]}`
+		c.call("POST", "sys/wrapping/lookup", "", body)
+		out.mu.Lock()
+		size := out.text.Len()
+		out.mu.Unlock()
+		got := out.entries(t)
+		if len(got) != 2 || size > 4096 {
+			t.Fatalf("%d bytes gave %d entries of %d bytes", len(body), len(got), size)
+		}
+		hash := c.must(200, "POST", "sys/audit-hash/out", `{"input":`+quoted(body)+`}`).text("data.hash")
+		out.entries(t)
+		if at(got[0], "request.data.hashed") != hash {
+			t.Errorf("the entry: %v, want %s", got[0], hash)
+		}
+	}
+}
+
+func quoted(text string) string {
+	b, _ := json.Marshal(text)
+	return string(b)
+}
+
 func TestWithoutARecordNothingIsDoneAndNothingIsAnswered(t *testing.T) {
 	c, out := audited(t)
 	c.must(204, "PUT", "kv/a", `{"v":1}`)
