@@ -214,6 +214,29 @@ func quoted(text string) string {
 	return string(b)
 }
 
+func TestAPerformanceSecondaryHasAuditDevicesOfItsOwnOnly(t *testing.T) {
+	primary, s, link := pair(t)
+	device := func(name string) string {
+		return `{"type":"file","options":{"file_path":"` + filepath.Join(t.TempDir(), name) + `"}`
+	}
+	vault.SetNode(s.core, &part{})
+	s.must(204, "PUT", "sys/audit/shared", device("shared")+`}`) // as the primary's, received
+	vault.SetNode(s.core, link)
+	before := primary.engine.Position()
+	s.story(t, []step{
+		{"a replicated one", "PUT", "sys/audit/f", device("f") + `}`, "", 400, map[string]string{
+			"errors": `["enable replicated audit devices on the primary, or pass local=true for one of this cluster alone"]`}},
+		{"its own", "PUT", "sys/audit/own", device("own") + `,"local":true}`, "", 204, nil},
+		{"disabling a replicated one", "DELETE", "sys/audit/shared", "", "", 400, map[string]string{
+			"errors": `["the audit device shared/ is replicated: disable it on the primary"]`}},
+		{"disabling its own", "DELETE", "sys/audit/own", "", "", 204, nil},
+		{"what is left", "GET", "sys/audit", "", "", 200, map[string]string{"data.own/": `null`, "data.shared/.local": `false`}},
+	})
+	if after := primary.engine.Position(); after != before || len(link.seen) != 0 {
+		t.Errorf("the primary was asked %d times: from index %d to %d", len(link.seen), before.Index, after.Index)
+	}
+}
+
 func TestWithoutARecordNothingIsDoneAndNothingIsAnswered(t *testing.T) {
 	c, out := audited(t)
 	c.must(204, "PUT", "kv/a", `{"v":1}`)
