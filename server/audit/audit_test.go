@@ -77,6 +77,65 @@ func TestNothingSecretIsWrittenAndEqualTextsLookAlike(t *testing.T) {
 	}
 }
 
+func TestWhatHasManyValuesIsOneHash(t *testing.T) {
+	many := func(n int) []any {
+		list := make([]any, n)
+		for i := range list {
+			list[i] = "x"
+		}
+		return list
+	}
+	keys := func(n int) map[string]any { return map[string]any{"keys": many(n)} } // n+1 values
+	one := func(text string) any { return map[string]any{"hashed": audit.Hash(salt, text)} }
+	asJSON := func(v any) string { text, _ := json.Marshal(v); return string(text) }
+	for _, c := range []struct {
+		what           string
+		request        any
+		text           string
+		response       any
+		elide          string
+		wantQ, wantAns any // nil: each value by itself
+	}{
+		{what: "as many as may be", request: keys(511), text: "sent", response: keys(511), elide: "false"},
+		{what: "one more", request: keys(512), text: "sent", response: keys(512), elide: "false", wantQ: one("sent"), wantAns: one(asJSON(keys(512)))},
+		{what: "a query, whose text is not kept", request: keys(512), response: keys(1), elide: "false", wantQ: one(asJSON(keys(512)))},
+		{what: "many deep inside", request: map[string]any{"a": []any{map[string]any{"b": many(600)}}}, text: "deep", response: keys(1), elide: "false", wantQ: one("deep")},
+		{what: "a list that is left out", request: nil, response: keys(600), elide: "true", wantAns: map[string]any{"keys": 600.0}},
+	} {
+		var out bytes.Buffer
+		e := entry()
+		e.Request.Operation, e.Request.Data, e.Request.Text, e.Response = "list", c.request, c.text, &audit.Response{Data: c.response}
+		if err := audit.NewDevice(options(t, map[string]string{"file_path": "stdout", "elide_list_responses": c.elide}), salt, &out).Log(e); err != nil {
+			t.Fatal(err)
+		}
+		var got struct{ Request, Response struct{ Data any } }
+		if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+			t.Fatal(err)
+		}
+		for _, side := range []struct{ given, got, want any }{{c.request, got.Request.Data, c.wantQ}, {c.response, got.Response.Data, c.wantAns}} {
+			want := asJSON(side.want)
+			if side.want == nil {
+				want = strings.ReplaceAll(asJSON(side.given), `"x"`, `"`+audit.Hash(salt, "x")+`"`)
+			}
+			if asJSON(side.got) != want {
+				t.Errorf("%s: got %.200s, want %.200s", c.what, asJSON(side.got), want)
+			}
+		}
+	}
+}
+
+func TestEmptyTextsStayEmpty(t *testing.T) {
+	var out bytes.Buffer
+	e := entry()
+	e.Request.Data = map[string]any{"a": []any{"", ""}, "b": ""}
+	if err := audit.NewDevice(options(t, map[string]string{"file_path": "stdout"}), salt, &out).Log(e); err != nil {
+		t.Fatal(err)
+	}
+	if want := `"data":{"a":["",""],"b":""}`; !strings.Contains(out.String(), want) {
+		t.Errorf("got %s, want %s", out.String(), want)
+	}
+}
+
 func TestOptions(t *testing.T) {
 	for _, c := range []struct {
 		what  string
@@ -85,7 +144,7 @@ func TestOptions(t *testing.T) {
 	}{
 		{"a file", map[string]string{"file_path": "/var/log/audit.log"}, ""},
 		{"standard output", map[string]string{"file_path": "stdout"}, ""},
-		{"everything", map[string]string{"file_path": "/a", "mode": "0640", "prefix": "x: ", "hmac_accessor": "false", "elide_list_responses": "true", "format": "json", "log_raw": "false"}, ""},
+		{"everything", map[string]string{"file_path": "/a", "mode": "0640", "prefix": "", "hmac_accessor": "false", "elide_list_responses": "true", "format": "json", "log_raw": "false"}, ""},
 		{"mode as it is", map[string]string{"file_path": "/a", "mode": "0000"}, ""},
 		{"no path", map[string]string{}, "needs file_path"},
 		{"a relative path", map[string]string{"file_path": "audit.log"}, "absolute"},
@@ -96,7 +155,9 @@ func TestOptions(t *testing.T) {
 		{"set-uid", map[string]string{"file_path": "/a", "mode": "4600"}, "not safe"},
 		{"writable for the world", map[string]string{"file_path": "/a", "mode": "0602"}, "not safe"},
 		{"a mode that is none", map[string]string{"file_path": "/a", "mode": "rw"}, "octal"},
-		{"a prefix of two lines", map[string]string{"file_path": "/a", "prefix": "a\nb"}, "one line"},
+		{"readable for the world", map[string]string{"file_path": "/a", "mode": "0644"}, "not safe"},
+		{"writable for the group", map[string]string{"file_path": "/a", "mode": "0660"}, "not safe"},
+		{"a prefix", map[string]string{"file_path": "/a", "prefix": "ssh-ed25519 "}, "prefix is not supported"},
 		{"something unknown", map[string]string{"file_path": "/a", "colour": "red"}, "colour"},
 	} {
 		_, err := audit.ParseOptions(c.given)
@@ -163,6 +224,10 @@ func TestFilesThatAreNoAuditLogsAreRefusedUntouched(t *testing.T) {
 	if err := os.Symlink(write("target", ""), link); err != nil {
 		t.Fatal(err)
 	}
+	toKernel := filepath.Join(dir, "kernel")
+	if err := os.Symlink("/proc/self", toKernel); err != nil {
+		t.Fatal(err)
+	}
 	pipe := filepath.Join(dir, "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
@@ -171,24 +236,58 @@ func TestFilesThatAreNoAuditLogsAreRefusedUntouched(t *testing.T) {
 		{"a configuration", write("lockstep.hcl", "listener \"tcp\" {}\n"), "something else"},
 		{"a JSON file", write("config.json", `{"listener":{}}`), "something else"},
 		{"a link", link, "symbolic link"},
+		{"the process itself", "/proc/self/mem", "belongs to the kernel"},
+		{"a file reached through the kernel", "/proc/self/root" + filepath.Join(dir, "x"), "belongs to the kernel"},
+		{"the process, by a link on the way", filepath.Join(toKernel, "mem"), "belongs to the kernel"},
+		{"a setting of the kernel", "/sys/kernel/x", "belongs to the kernel"},
+		{"a device", "/dev/full", "belongs to the kernel"},
 		{"a pipe", pipe, "no plain file"},
 		{"a directory", dir, "cannot be opened"},
 		{"a directory that is not there", filepath.Join(dir, "no", "audit.log"), "no such file"},
 	} {
 		var before []byte
-		if c.path != pipe { // reading one waits for a writer
+		endless := c.path == pipe || strings.HasPrefix(c.path, "/dev/") || strings.HasSuffix(c.path, "/mem")
+		if !endless {
 			before, _ = os.ReadFile(c.path)
 		}
 		err := audit.NewDevice(options(t, map[string]string{"file_path": c.path}), salt, nil).Log(entry())
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", c.what, err, c.want)
 		}
-		if c.path == pipe {
+		if endless {
 			continue
 		}
 		if after, _ := os.ReadFile(c.path); !bytes.Equal(before, after) {
 			t.Errorf("%s was changed", c.what)
 		}
+	}
+}
+
+func TestTry(t *testing.T) {
+	there := filepath.Join(t.TempDir(), "audit.log")
+	if err := os.WriteFile(there, nil, 0o604); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ what, path, mode, want string }{
+		{"a new file", there + ".new", "0600", ""},
+		{"a new file whose mode is to be left alone", there + ".none", "0000", "make the file first"},
+		{"a file whose mode is left alone", there, "0000", ""},
+	} {
+		d := audit.NewDevice(options(t, map[string]string{"file_path": c.path, "mode": c.mode}), salt, nil)
+		err := d.Try(entry())
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", c.what, err, c.want)
+		}
+		text, _ := os.ReadFile(c.path)
+		if got := strings.Count(string(text), "\n"); (got == 1) != (c.want == "") {
+			t.Errorf("%s: %d lines were written", c.what, got)
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if info, err := os.Stat(there); err != nil || info.Mode().Perm() != 0o604 {
+		t.Errorf("the mode that was to be left alone: %v %v", info, err)
 	}
 }
 
@@ -252,8 +351,8 @@ func FuzzParseOptions(f *testing.F) {
 		if o.FilePath != "stdout" && !filepath.IsAbs(o.FilePath) {
 			t.Errorf("took the path %q", o.FilePath)
 		}
-		if o.Mode&0o113 != 0 || strings.Contains(o.Prefix, "\n") {
-			t.Errorf("took mode %v, prefix %q", o.Mode, o.Prefix)
+		if o.Mode != 0 && o.Mode != 0o600 && o.Mode != 0o640 {
+			t.Errorf("took mode %v", o.Mode)
 		}
 	})
 }

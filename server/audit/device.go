@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -83,11 +84,15 @@ func (d *Device) openLocked() error {
 	return d.failed
 }
 
-// Check opens the device's file now and says what is wrong with it.
-func (d *Device) Check() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.openLocked()
+// Try records an entry as the first one of a device that is to be enabled, and says what is wrong with it: some files can be opened
+// and not be written. A file whose mode is to be left alone must be there.
+func (d *Device) Try(e *Entry) error {
+	if d.options.FilePath != Stdout && d.options.Mode == 0 {
+		if _, err := os.Lstat(d.options.FilePath); err != nil {
+			return fmt.Errorf("mode 0000 leaves the mode of an existing file alone: make the file first, or take mode 0600 or 0640: %w", err)
+		}
+	}
+	return d.Log(e)
 }
 
 // Reopen opens the file by its name again: what was there may have been renamed. While the new one cannot be opened the old one is
@@ -126,6 +131,10 @@ func (d *Device) Close() error {
 // openFile opens or makes a device's file. An existing one must be a plain file, and empty or an audit log: entries appended to
 // a file of any other kind could damage it or change what it says.
 func openFile(o *Options) (*os.File, error) {
+	if o.special() {
+		return nil, fmt.Errorf("audit device file %s cannot be used: what is below %s belongs to the kernel: name a file elsewhere, or stdout",
+			o.FilePath, strings.Join(kernelDirs, ", "))
+	}
 	mode := o.Mode
 	if mode == 0 {
 		mode = 0o600
@@ -153,12 +162,11 @@ func prepareFile(f *os.File, o *Options) error {
 		return errors.New("it is no plain file")
 	}
 	if info.Size() > 0 {
-		want := o.Prefix + lineStart
-		head := make([]byte, len(want))
+		head := make([]byte, len(lineStart))
 		if _, err := f.ReadAt(head, 0); err != nil && err != io.EOF {
 			return err
 		}
-		if string(head) != want {
+		if string(head) != lineStart {
 			return errors.New("it holds something else than this device's audit log: name a new file")
 		}
 	}
@@ -167,6 +175,11 @@ func prepareFile(f *os.File, o *Options) error {
 	}
 	return nil
 }
+
+// kernelDirs hold no files of a disk: what is written there acts.
+var kernelDirs = []string{"/proc", "/sys", "/dev"}
+
+func (o *Options) special() bool { return slices.ContainsFunc(kernelDirs, o.Inside) }
 
 // Inside reports whether a device would write below dir, links in the way to it resolved.
 func (o *Options) Inside(dir string) bool {

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -53,6 +54,7 @@ type Request struct {
 	Namespace          Namespace `json:"namespace"`
 	Path               string    `json:"path"`
 	Data               any       `json:"data,omitempty"` // its texts are hashed, its names are not
+	Text               string    `json:"-"`              // of which Data was decoded, if it is known
 	RemoteAddress      string    `json:"remote_address,omitempty"`
 	RemotePort         int       `json:"remote_port,omitempty"`
 	WrapTTL            int64     `json:"wrap_ttl,omitempty"`
@@ -104,12 +106,17 @@ func (o *Options) encode(salt []byte, e *Entry) ([]byte, error) {
 	l := line{Time: e.Time.UTC().Format(time.RFC3339Nano), Type: "request", Auth: o.auth(salt, e.Auth), Request: e.Request, Error: e.Error}
 	l.Request.ClientToken = hashed(salt, e.Request.ClientToken)
 	l.Request.Accessor = o.accessor(salt, e.Request.Accessor)
-	l.Request.Data = hashTexts(salt, e.Request.Data)
+	var err error
+	if l.Request.Data, err = hashData(salt, e.Request.Data, e.Request.Text); err != nil {
+		return nil, err
+	}
 	if r := e.Response; r != nil {
 		l.Type = "response"
 		out := *r
 		out.Auth = o.auth(salt, r.Auth)
-		out.Data = hashTexts(salt, o.elide(e.Request.Operation, r.Data))
+		if out.Data, err = hashData(salt, o.elide(e.Request.Operation, r.Data), ""); err != nil {
+			return nil, err
+		}
 		if r.WrapInfo != nil {
 			w := *r.WrapInfo
 			w.Token, w.Accessor = hashed(salt, w.Token), o.accessor(salt, w.Accessor)
@@ -117,11 +124,14 @@ func (o *Options) encode(salt []byte, e *Entry) ([]byte, error) {
 		}
 		l.Response = &out
 	}
+	return encodeJSON(l)
+}
+
+func encodeJSON(v any) ([]byte, error) {
 	var b bytes.Buffer
-	b.WriteString(o.Prefix)
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(l); err != nil {
+	if err := enc.Encode(v); err != nil {
 		return nil, fmt.Errorf("encode an audit entry: %w", err)
 	}
 	return b.Bytes(), nil
@@ -171,11 +181,52 @@ func (o *Options) elide(operation string, data any) any {
 	return out
 }
 
-// hashTexts replaces each text in a decoded JSON value. Numbers, booleans and the names of fields stay, as in Vault.
+// maxValues bounds what one body adds to a file: each text of it becomes a hash, which is far longer than a short text.
+const maxValues = 512
+
+// hashData is hashTexts of what has few values, and else one hash of all of it: of its text, or, where that is not known, of its
+// JSON without spaces, names in order.
+func hashData(salt []byte, v any, text string) (any, error) {
+	if left := maxValues + 1; few(v, &left) { // the value itself is not one of those in it
+		return hashTexts(salt, v), nil
+	}
+	if text == "" {
+		b, err := encodeJSON(v)
+		if err != nil {
+			return nil, err
+		}
+		text = strings.TrimSuffix(string(b), "\n")
+	}
+	return map[string]any{"hashed": Hash(salt, text)}, nil
+}
+
+// few counts a value and all in it down from left, and reports whether that sufficed.
+func few(v any, left *int) bool {
+	if *left--; *left < 0 {
+		return false
+	}
+	switch x := v.(type) {
+	case []any:
+		for i := range x {
+			if !few(x[i], left) {
+				return false
+			}
+		}
+	case map[string]any:
+		for name := range x {
+			if !few(x[name], left) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// hashTexts replaces each text in a decoded JSON value, unless it is empty. Numbers, booleans and the names of fields stay, as in Vault.
 func hashTexts(salt []byte, v any) any {
 	switch x := v.(type) {
 	case string:
-		return Hash(salt, x)
+		return hashed(salt, x)
 	case []any:
 		out := make([]any, len(x))
 		for i := range x {

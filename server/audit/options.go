@@ -18,13 +18,9 @@ const Stdout = "stdout"
 type Options struct {
 	FilePath     string
 	Mode         os.FileMode // of the file; 0: as it is
-	Prefix       string      // before each line
 	HashAccessor bool
 	ElideLists   bool
 }
-
-// maxPrefix bounds what an operator may put before each line.
-const maxPrefix = 256
 
 // ParseOptions reads a device's options as Vault names them. Whatever would have another meaning here than there is refused.
 func ParseOptions(given map[string]string) (*Options, error) {
@@ -47,9 +43,8 @@ func (o *Options) set(name, value string) (err error) {
 	case "mode":
 		o.Mode, err = parseMode(value)
 	case "prefix":
-		o.Prefix = value
-		if len(value) > maxPrefix || strings.ContainsAny(value, "\n\r") {
-			err = fmt.Errorf("prefix must be at most %d bytes on one line", maxPrefix)
+		if value != "" { // in a file that others read, its first bytes decide what it means
+			err = errors.New("prefix is not supported: it would let whoever enables a device choose how a file begins. Leave it out")
 		}
 	case "hmac_accessor":
 		o.HashAccessor, err = parseBool(name, value)
@@ -65,7 +60,7 @@ func (o *Options) set(name, value string) (err error) {
 			err = errors.New("log_raw is not supported: secrets would be in the file as they are. Leave it out, and compare values with sys/audit-hash")
 		}
 	default:
-		err = fmt.Errorf("option %q is not known: file_path, mode, prefix, hmac_accessor, elide_list_responses and format are", name)
+		err = fmt.Errorf("option %q is not known: file_path, mode, hmac_accessor, elide_list_responses and format are", name)
 	}
 	return err
 }
@@ -94,11 +89,9 @@ func parseMode(text string) (os.FileMode, error) {
 	switch mode := os.FileMode(n); {
 	case err != nil:
 		return 0, errors.New("mode must be octal, such as 0600")
-	case n == 0:
-		return 0, nil
-	case n&^0o666 != 0 || mode&0o002 != 0 || mode&0o600 != 0o600:
-		return 0, fmt.Errorf("mode %s is not safe: the server must read and write the file, nobody may execute it, and the world may not write it. Take 0600 or 0640", text)
-	default:
+	case mode == 0 || mode == 0o600 || mode == 0o640:
 		return mode, nil
+	default:
+		return 0, fmt.Errorf("mode %s is not safe for an audit log: take 0600 or 0640, or 0000 to leave the mode of an existing file alone", text)
 	}
 }

@@ -320,8 +320,9 @@ func (r *request) auditAuth() *audit.Auth {
 func (c *Core) auditedRequest(r *request) audit.Request {
 	q := audit.Request{
 		ID: r.id, Operation: operationNames[r.op], ClientToken: r.token, Namespace: audit.Namespace{ID: "root"}, Path: r.path,
-		Data: r.auditedData(), WrapTTL: int64(r.wrapTTL / time.Second),
+		WrapTTL: int64(r.wrapTTL / time.Second),
 	}
+	q.Data, q.Text = r.auditedData()
 	if host, port, err := net.SplitHostPort(r.remote); err == nil {
 		q.RemoteAddress = host
 		q.RemotePort, _ = strconv.Atoi(port) // a listener's addresses have numbers
@@ -338,15 +339,16 @@ func (c *Core) auditedRequest(r *request) audit.Request {
 	return q
 }
 
-func (r *request) auditedData() any {
+// auditedData returns what a client sent, and of a body its text.
+func (r *request) auditedData() (any, string) {
 	if r.op == opWrite || r.op == opPatch {
 		if len(r.body) == 0 {
-			return nil
+			return nil, ""
 		}
-		return decoded(r.body)
+		return decoded(r.body), string(r.body)
 	}
 	if len(r.query) == 0 {
-		return nil
+		return nil, ""
 	}
 	out := map[string]any{}
 	for name, values := range r.query {
@@ -356,7 +358,7 @@ func (r *request) auditedData() any {
 		}
 		out[name] = list
 	}
-	return out
+	return out, ""
 }
 
 // decoded is a JSON value, numbers as they are written; of what is none, its text.

@@ -2,10 +2,12 @@ package vault
 
 import (
 	"crypto/rand"
+	"errors"
 	"strings"
 
 	"github.com/lockstepdb/lockstep/server/audit"
 	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/server/replication"
 )
 
 // maxAuditDevices bounds how often each request is written.
@@ -42,37 +44,23 @@ type enableAuditParams struct {
 	Local       bool              `json:"local"`
 }
 
-// auditEnableStays tells whether a device is to be this cluster's own.
-func (c *Core) auditEnableStays(r *request) (bool, error) {
-	p, _, err := params[enableAuditParams](r)
-	if err != nil {
-		return false, err
-	}
-	return p.Local, nil
-}
-
-// auditStays tells whether the device named is this cluster's own.
-func (c *Core) auditStays(r *request) (bool, error) {
-	snap, err := c.current()
-	if err != nil {
-		return false, err
-	}
-	m := snap.auditAt(r.rest)
-	return m == nil || m.Local, nil
-}
-
-func (s *snapshot) auditAt(path string) *auditMount {
+// auditAt returns the device at a path: of two the replicated one, or, if it is asked for, this cluster's own.
+func (s *snapshot) auditAt(path string, preferLocal bool) *auditMount {
+	var found *auditMount
 	for _, m := range s.audit {
-		if m.path == strings.TrimSuffix(path, "/")+"/" {
-			return m
+		if m.path == strings.TrimSuffix(path, "/")+"/" && (found == nil || preferLocal && m.Local) {
+			found = m
 		}
 	}
-	return nil
+	return found
 }
 
 func (c *Core) enableAudit(r *request, p *enableAuditParams) (*reply, error) {
 	if p.Type != "file" {
 		return nil, refuse(errInvalid, `audit devices of type %.64q do not exist here: take type "file", with file_path an absolute path or "stdout"`, p.Type)
+	}
+	if !p.Local && c.mode(performance) == replication.Secondary {
+		return nil, refuse(errInvalid, "enable replicated audit devices on the primary, or pass local=true for one of this cluster alone")
 	}
 	o, err := audit.ParseOptions(p.Options)
 	if err == nil {
@@ -97,11 +85,9 @@ func (c *Core) enableAudit(r *request, p *enableAuditParams) (*reply, error) {
 	salt := make([]byte, 32)
 	_, _ = rand.Read(salt) // never fails
 	probe := audit.NewDevice(o, salt, c.stdout())
-	if err := probe.Check(); err != nil {
-		return nil, refuse(errInvalid, "%s", err)
-	}
-	if err := probe.Close(); err != nil {
-		return nil, refuse(errInvalid, "%s", err)
+	first := &audit.Entry{Time: c.now(), Request: audit.Request{ID: r.id, Operation: "update", Namespace: audit.Namespace{ID: "root"}, Path: "sys/audit/test"}}
+	if err := errors.Join(probe.Try(first), probe.Close()); err != nil {
+		return nil, refuse(errInvalid, "the device was not enabled, as its first entry could not be recorded: %s", err)
 	}
 	m := &auditMount{path: path, auditRecord: auditRecord{
 		Type: p.Type, Description: p.Description, Options: p.Options, Local: p.Local, Accessor: "audit_file_" + randomHex(4), Salt: salt,
@@ -135,9 +121,13 @@ func (c *Core) disableAudit(r *request) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := snap.auditAt(r.rest)
+	secondary := c.mode(performance) == replication.Secondary
+	m := snap.auditAt(r.rest, secondary)
 	if m == nil {
 		return nil, nil // as in Vault: it is not there, which was asked for
+	}
+	if secondary && !m.Local {
+		return nil, refuse(errInvalid, "the audit device %s is replicated: disable it on the primary", m.path)
 	}
 	return nil, c.commit(r, &engine.Tx{Writes: []engine.Write{m.home().del(auditPrefix + m.path)}})
 }
@@ -152,7 +142,7 @@ func (c *Core) auditHash(r *request, p *auditHashParams) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := snap.auditAt(r.rest)
+	m := snap.auditAt(r.rest, false)
 	switch {
 	case m == nil:
 		return nil, refuse(errInvalid, "there is no audit device at %q: sys/audit lists them", r.rest)

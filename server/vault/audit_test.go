@@ -79,6 +79,10 @@ func TestAuditCalls(t *testing.T) {
 		{"no path", "PUT", "sys/audit/f", `{"type":"file"}`, "", 400, nil},
 		{"raw", "PUT", "sys/audit/f", `{"type":"file","options":{"file_path":"` + file + `","log_raw":"true"}}`, "", 400, nil},
 		{"among the store's files", "PUT", "sys/audit/f", `{"type":"file","options":{"file_path":"` + data + `/x"}}`, "", 400, nil},
+		{"the server's own memory", "PUT", "sys/audit/f", `{"type":"file","options":{"file_path":"/proc/self/mem"}}`, "", 400, nil},
+		{"a beginning of one's own", "PUT", "sys/audit/f", `{"type":"file","options":{"file_path":"` + file + `","prefix":"* * * * * root "}}`, "", 400, nil},
+		{"a mode for the world", "PUT", "sys/audit/f", `{"type":"file","options":{"file_path":"` + file + `","mode":"0644"}}`, "", 400, nil},
+		{"nothing of that was kept", "GET", "sys/audit", "", "", 200, map[string]string{"data": `{}`}},
 		{"a path that cannot be opened", "PUT", "sys/audit/f", `{"type":"file","options":{"file_path":"` + file + `/x"}}`, "", 400, nil},
 		{"a file", "PUT", "sys/audit/f", `{"type":"file","description":"of the night","options":{"file_path":"` + file + `","mode":"0600"},"local":true}`, "", 204, nil},
 		{"listed", "GET", "sys/audit", "", "", 200, map[string]string{
@@ -93,6 +97,21 @@ func TestAuditCalls(t *testing.T) {
 	})
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 || info.Size() == 0 {
 		t.Errorf("the device's file: %v %v", info, err)
+	}
+}
+
+func TestADeviceThatCannotRecordIsNotEnabled(t *testing.T) {
+	out := &sink{full: true, last: -1}
+	c := ready(t, func(cfg *vault.Config) { cfg.Stdout = out })
+	const device = `{"type":"file","options":{"file_path":"stdout"}}`
+	if g := c.call("PUT", "sys/audit/out", c.root, device); g.status != 400 || !strings.Contains(string(g.raw), "was not enabled") {
+		t.Errorf("a device that takes nothing: %v", g)
+	}
+	c.must(204, "PUT", "kv/a", `{"v":1}`)
+	out.set(false, -1)
+	c.must(204, "PUT", "sys/audit/out", device)
+	if got := out.entries(t); len(got) == 0 || at(got[0], "type") != "request" || at(got[0], "request.path") != "sys/audit/test" {
+		t.Errorf("entries: %v", got)
 	}
 }
 
@@ -166,6 +185,55 @@ func TestAuditRecordsRefusalsAndWhatWasGivenOut(t *testing.T) {
 	}
 	if got := out.entries(t); len(got) != 0 {
 		t.Errorf("what needs no token and tells of the cluster was recorded: %v", got)
+	}
+}
+
+// TestASmallBodyMakesNoLargeEntry sends what a stranger may: 63 KB that would have been megabytes of hashes.
+func TestASmallBodyMakesNoLargeEntry(t *testing.T) {
+	c, out := audited(t)
+	for _, text := range []string{"", "x"} {
+		body := `{"a":[` + strings.TrimSuffix(strings.Repeat(`"`+text+`",`, 15000), ",") + `]}`
+		c.call("POST", "sys/wrapping/lookup", "", body)
+		out.mu.Lock()
+		size := out.text.Len()
+		out.mu.Unlock()
+		got := out.entries(t)
+		if len(got) != 2 || size > 4096 {
+			t.Fatalf("%d bytes gave %d entries of %d bytes", len(body), len(got), size)
+		}
+		hash := c.must(200, "POST", "sys/audit-hash/out", `{"input":`+quoted(body)+`}`).text("data.hash")
+		out.entries(t)
+		if at(got[0], "request.data.hashed") != hash {
+			t.Errorf("the entry: %v, want %s", got[0], hash)
+		}
+	}
+}
+
+func quoted(text string) string {
+	b, _ := json.Marshal(text)
+	return string(b)
+}
+
+func TestAPerformanceSecondaryHasAuditDevicesOfItsOwnOnly(t *testing.T) {
+	primary, s, link := pair(t)
+	device := func(name string) string {
+		return `{"type":"file","options":{"file_path":"` + filepath.Join(t.TempDir(), name) + `"}`
+	}
+	vault.SetNode(s.core, &part{})
+	s.must(204, "PUT", "sys/audit/shared", device("shared")+`}`) // as the primary's, received
+	vault.SetNode(s.core, link)
+	before := primary.engine.Position()
+	s.story(t, []step{
+		{"a replicated one", "PUT", "sys/audit/f", device("f") + `}`, "", 400, map[string]string{
+			"errors": `["enable replicated audit devices on the primary, or pass local=true for one of this cluster alone"]`}},
+		{"its own", "PUT", "sys/audit/own", device("own") + `,"local":true}`, "", 204, nil},
+		{"disabling a replicated one", "DELETE", "sys/audit/shared", "", "", 400, map[string]string{
+			"errors": `["the audit device shared/ is replicated: disable it on the primary"]`}},
+		{"disabling its own", "DELETE", "sys/audit/own", "", "", 204, nil},
+		{"what is left", "GET", "sys/audit", "", "", 200, map[string]string{"data.own/": `null`, "data.shared/.local": `false`}},
+	})
+	if after := primary.engine.Position(); after != before || len(link.seen) != 0 {
+		t.Errorf("the primary was asked %d times: from index %d to %d", len(link.seen), before.Index, after.Index)
 	}
 }
 

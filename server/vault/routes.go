@@ -103,8 +103,9 @@ func routeTable() []route {
 		{"POST", "sys/revoke-force/*", sudo, in((*Core).revokePrefix), nil},
 
 		{"GET", "sys/audit", sudo, (*Core).listAudit, nil},
-		{"POST", "sys/audit/*", toShared | sudo, in((*Core).enableAudit), (*Core).auditEnableStays},
-		{"DELETE", "sys/audit/*", toShared | sudo, (*Core).disableAudit, (*Core).auditStays},
+		// Not toShared: a stolen performance secondary could have files written on its primary's host, or every request there refused.
+		{"POST", "sys/audit/*", sudo, in((*Core).enableAudit), nil},
+		{"DELETE", "sys/audit/*", sudo, (*Core).disableAudit, nil},
 		{"POST", "sys/audit-hash/*", 0, in((*Core).auditHash), nil},
 		{"GET", metricsPath, onDR | early, in((*Core).metrics), nil},
 		{"GET", "sys/in-flight-req", onDR, (*Core).inFlightRequests, nil},

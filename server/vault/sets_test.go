@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -382,6 +383,7 @@ func TestHandleReachesOnlyWhatIsShared(t *testing.T) {
 	primary, _, _ := pair(t)
 	primary.must(204, "POST", "sys/mounts/own", `{"type":"kv","local":true}`)
 	primary.must(204, "PUT", "own/x", `{"a":1}`)
+	primary.must(204, "PUT", "sys/audit/ours", `{"type":"file","options":{"file_path":"`+filepath.Join(t.TempDir(), "audit.log")+`"}}`)
 	before := primary.engine.Position()
 	for _, f := range []replication.Forwarded{
 		{Method: "GET", Path: "kv/x"},
@@ -390,6 +392,9 @@ func TestHandleReachesOnlyWhatIsShared(t *testing.T) {
 		{Method: "DELETE", Path: "sys/mounts/own"},
 		{Method: "POST", Path: "sys/mounts/more", Body: []byte(`{"type":"kv","local":true}`)},
 		{Method: "POST", Path: "auth/token/create"},
+		{Method: "POST", Path: "sys/audit/theirs", Body: []byte(`{"type":"file","options":{"file_path":"stdout"}}`)},
+		{Method: "POST", Path: "sys/audit/theirs", Body: []byte(`{"type":"file","options":{"file_path":"stdout"},"local":true}`)},
+		{Method: "DELETE", Path: "sys/audit/ours"},
 		{Method: "POST", Path: "sys/replication/dr/primary/secondary-token", Body: []byte(`{"id":"x"}`)},
 		{Method: "PUT", Path: "sys/wrapping/unwrap"},
 		{Method: "PUT", Path: "../kv/x", Body: []byte(`{"a":1}`)},
