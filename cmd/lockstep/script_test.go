@@ -377,6 +377,7 @@ var unsteady = []struct {
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "UUID"},
 	{regexp.MustCompile(`(fork|chain) [0-9a-f]+`), "$1 HEX"},
 	{regexp.MustCompile(`go\d\S* \w+/\w+`), "GO TARGET"},
+	{regexp.MustCompile(`("server_time_utc": |"version": |(?m:^1> Version  +))[^\s,]+`), "${1}VARIES"},
 	{regexp.MustCompile(`(commit   ).*`), "${1}COMMIT"},
 	{regexp.MustCompile(`(lockstep )\d+\.\d+\.\d+\S*`), "${1}VERSION"},
 	{regexp.MustCompile(`took="?[^"\s]+"?`), "took=DURATION"},

@@ -20,6 +20,8 @@ Asks a running cluster for its health and its replication status. No token is
 needed. The address is VAULT_ADDR (https://127.0.0.1:8200); the CA's
 certificate is VAULT_CACERT, a directory of them VAULT_CAPATH;
 VAULT_SKIP_VERIFY=true believes any. The same names with LOCKSTEP_ win.
+
+A sealed node tells how far unsealing is and what to do; the exit code is 2 then.
 `
 
 var statusCommand = command{"status", "show a running cluster and its replication", statusHelp, runStatus}
@@ -28,7 +30,8 @@ var statusCommand = command{"status", "show a running cluster and its replicatio
 type clusterStatus struct {
 	Address     string         `json:"address"`
 	Health      map[string]any `json:"health"`
-	Replication sets           `json:"replication"`
+	Seal        *sealStatus    `json:"seal,omitempty"`       // of a sealed node
+	Replication sets           `json:"replication,omitzero"` // a sealed node cannot tell
 }
 
 // sets are the statuses of the two replication sets.
@@ -57,9 +60,14 @@ func runStatus(ctx context.Context, c *console, args []string) error {
 	if *format == "json" {
 		enc := json.NewEncoder(c.out)
 		enc.SetIndent("", "  ")
-		return enc.Encode(s)
+		err = enc.Encode(s)
+	} else {
+		err = s.print(c.out)
 	}
-	return s.print(c.out)
+	if err == nil && s.Seal != nil {
+		return errSealed
+	}
+	return err
 }
 
 // healthPath asks for the answer whatever the cluster's condition: 299 for all.
@@ -69,6 +77,13 @@ func askStatus(ctx context.Context, api *client.Client) (*clusterStatus, error) 
 	s := &clusterStatus{Address: api.Address}
 	if err := api.Do(ctx, "GET", healthPath, nil, &s.Health); err != nil {
 		return nil, fmt.Errorf("ask %s for its health: %w", api.Address, err)
+	}
+	if s.Health["sealed"] == true {
+		if err := api.Do(ctx, "GET", "sys/seal-status", nil, &s.Seal); err != nil {
+			return nil, fmt.Errorf("ask %s for its seal's status: %w", api.Address, err)
+		}
+		s.Seal.ToDo = s.Seal.advice()
+		return s, nil
 	}
 	var answer struct {
 		Data sets `json:"data"`
@@ -86,6 +101,10 @@ func (s *clusterStatus) print(w io.Writer) error {
 	for _, f := range []field{{"Cluster", "cluster_name"}, {"Cluster id", "cluster_id"}, {"Version", "version"},
 		{"Initialized", "initialized"}, {"Sealed", "sealed"}} {
 		f.print(t, s.Health)
+	}
+	if s.Seal != nil {
+		s.Seal.print(t)
+		return t.Flush()
 	}
 	printSet(t, "DR", s.Replication.DR)
 	printSet(t, "Performance", s.Replication.Performance)
@@ -109,7 +128,8 @@ var setFields = []field{
 	{"State", "state"}, {"Reason", "reason"}, {"Connection", "connection_state"}, {"Set", "cluster_id"}, {"Secondary id", "secondary_id"},
 	{"Primary", "primary_cluster_addr"}, {"Last index of the set", "last_dr_wal"}, {"Last index of the set", "last_performance_wal"},
 	{"Received index", "last_remote_wal"}, {"Own log's index", "last_wal"},
-	{"Lag, entries", "lag_entries"}, {"Lag, ms", "lag_ms"}, {"Root", "merkle_root"}, {"Damage found", "corrupted_merkle_tree"},
+	{"Lag, entries", "lag_entries"}, {"Lag, ms", "lag_ms"}, {"Root", "merkle_root"},
+	{"Filtered mounts", "filtered_mounts"}, {"Filling mounts", "filling_mounts"}, {"Damage found", "corrupted_merkle_tree"},
 	{"Consistent", "consistent"}, {"Resumed since start", "resumes"}, {"Bytes of diff", "diff_bytes"}, {"Bytes of sync", "sync_bytes"},
 }
 
@@ -139,6 +159,12 @@ func peerLine(peer map[string]any) string {
 	if lag := text(peer["lag_entries"]); lag != "" {
 		words = append(words, "lag "+lag+" entries")
 	}
+	if root := text(peer["merkle_root"]); root != "" {
+		words = append(words, "root "+root)
+	}
+	if mounts := text(peer["filtered_mounts"]); mounts != "" {
+		words = append(words, "without "+mounts)
+	}
 	if at := text(peer["last_heartbeat"]); at != "" {
 		words = append(words, "heard of at "+at)
 	}
@@ -153,6 +179,12 @@ func text(v any) string {
 		return ""
 	case float64:
 		return fmt.Sprintf("%.0f", v)
+	case []any:
+		var words []string
+		for _, one := range v {
+			words = append(words, text(one))
+		}
+		return strings.Join(words, ", ")
 	case map[string]any:
 		var words []string
 		for _, key := range slices.Sorted(maps.Keys(v)) {

@@ -11,7 +11,8 @@ import (
 
 // How the program talks: data goes to standard output, words to standard
 // error. A refusal says what failed and ends with what to do. Exit codes: 0
-// done, 1 failed or damage found, 2 the command line was wrong.
+// done, 1 failed or damage found, 2 the command line was wrong, or
+// status met a sealed node (as with vault status).
 
 // usageError is a wrong command line.
 type usageError struct{ text string }
@@ -23,6 +24,9 @@ func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(f
 // errReported is a failure that the command has told already.
 var errReported = errors.New("reported")
 
+// errSealed is a sealed node, of which the command has told all there is.
+var errSealed = errors.New("the node is sealed")
+
 // exitCode prints an error, once, and returns the process's exit code.
 func exitCode(stderr io.Writer, err error) int {
 	var usage *usageError
@@ -31,6 +35,8 @@ func exitCode(stderr io.Writer, err error) int {
 		return 0
 	case errors.Is(err, errReported):
 		return 1
+	case errors.Is(err, errSealed):
+		return 2
 	case errors.As(err, &usage):
 		fmt.Fprintln(stderr, "lockstep:", err)
 		return 2
