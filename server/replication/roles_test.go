@@ -106,15 +106,6 @@ func TestAnUnplannedDRPromotion(t *testing.T) {
 	b.caughtUp(DR, a)
 }
 
-func containsAll(text string, parts ...string) bool {
-	for _, p := range parts {
-		if !strings.Contains(text, p) {
-			return false
-		}
-	}
-	return true
-}
-
 // TestAPerformanceFailover moves a performance set's primary, re-points another secondary and the old primary, and moves it back.
 func TestAPerformanceFailover(t *testing.T) {
 	t.Parallel()
