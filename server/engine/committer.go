@@ -70,10 +70,10 @@ func (c *committer) commit(g *group) error {
 	c.e.meters.Persist.Since(began)
 	c.e.meters.Group.Observe(uint64(len(g.entries)))
 	c.publish(g)
+	c.e.stats.commit(g)
 	for _, j := range g.jobs {
 		j.answer(wal.Position{Fork: c.last.Fork, Index: j.index}, nil)
 	}
-	c.e.stats.commit(g)
 	return nil
 }
 

@@ -84,9 +84,11 @@ func TestALifeFromTokenToRevocation(t *testing.T) {
 				t.Errorf("a revoked secondary's log advises recover: %s", logged)
 			}
 
-			if _, err := s.EnableSecondary(ctx, k, SecondaryEnable{Token: p.mustToken(k, "eu")}); err != nil {
-				t.Fatalf("enrolling it again: %v", err)
-			}
+			again := p.mustToken(k, "eu")
+			eventually(t, "enrolling it again, once the life that recover began was refused too", func() bool {
+				_, err := s.EnableSecondary(ctx, k, SecondaryEnable{Token: again})
+				return err == nil
+			})
 			s.stop()
 			s = s.switchedTo()
 			s.run()

@@ -181,9 +181,7 @@ func TestHalfOpenConnectionIsNoticedByBothSides(t *testing.T) { // internals 5j.
 	p.write(shared, storage.Replicated, "while frozen/", 10)
 	s.until("the secondary has noticed", func() bool { return s.n.link[DR].get().Machine.Name == StateConnecting })
 	p.until("the primary has noticed", func() bool { ps, _ := p.n.peers.get(DR, "s"); return ps.Streams == 0 })
-	if !strings.Contains(s.logs.String(), "nothing was heard from the primary") {
-		t.Error("the secondary's log does not say why")
-	}
+	s.until("its log says why", func() bool { return strings.Contains(s.logs.String(), "nothing was heard from the primary") })
 	px.cut()
 	px.thaw()
 	p.caughtUp(DR, s)
