@@ -422,7 +422,7 @@ func TestARandomByteAnywhereIsRefusedOrHarmlessAndNeverAWrongFrame(t *testing.T)
 	}
 	rng := rand.New(rand.NewPCG(5, 6))
 	refused, cut := 0, 0
-	rounds := 300
+	rounds := fewer(300, 80)
 	if testing.Short() {
 		rounds = 50
 	}
