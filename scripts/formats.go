@@ -36,7 +36,7 @@ var sections = []struct {
 	headings   []string // all when empty
 }{
 	{"server", "Data directory", []string{"Data directory"}},
-	{"server/seal", "Seal", []string{"Keys", "Sealed value, version 1", "Seal file, version 1"}},
+	{"internal/seal", "Seal", []string{"Keys", "Sealed value, version 1", "Seal file, version 1"}},
 	{"server/engine", "Store", []string{"Files of a store", "Notes kept in the log's metadata", "Frames"}},
 	{"wal", "Log", nil},
 	{"storage", "Entries and state", []string{"Entry, version 1", "Totals, version 1", "State file, version 1", "Checkpoints"}},

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lockstepdb/lockstep/server/seal"
+	"github.com/lockstepdb/lockstep/internal/seal"
 )
 
 // resolveTimeout bounds the look-up of one name.

@@ -6,7 +6,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/lockstepdb/lockstep/internal/boltfile"
-	"github.com/lockstepdb/lockstep/server/seal"
+	"github.com/lockstepdb/lockstep/internal/seal"
 )
 
 // Config is a node's configuration, read from a file by ReadConfig or made

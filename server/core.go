@@ -11,9 +11,9 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/lockstepdb/lockstep/internal/buildinfo"
+	"github.com/lockstepdb/lockstep/internal/seal"
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
-	"github.com/lockstepdb/lockstep/server/seal"
 	"github.com/lockstepdb/lockstep/server/vault"
 )
 
@@ -327,15 +327,25 @@ func (c *core) initDev(ctx context.Context) error {
 	return nil
 }
 
+var errChanging = errors.New("the cluster's role is changing already")
+
+// ending tells whether this core is to make room for another. The caller holds switching.
+func (c *core) ending() bool {
+	select {
+	case <-c.switched:
+		return true
+	default:
+		return false
+	}
+}
+
 // switchTo is replication.Config.Switch. From the moment that the gate is
 // shut no write is acknowledged that the switch would leave behind.
 func (c *core) switchTo(id engine.Identity, role engine.Role, notes map[string][]byte) error {
 	c.switching.Lock()
 	defer c.switching.Unlock()
-	select {
-	case <-c.switched:
-		return errors.New("the cluster's role is changing already")
-	default:
+	if c.ending() {
+		return errChanging
 	}
 	keys, err := c.node.sealing.forSwitch()
 	if err != nil {
@@ -367,10 +377,8 @@ func (c *core) switchTo(id engine.Identity, role engine.Role, notes map[string][
 func (c *core) reopen(role engine.Role, secondary bool, drain func(context.Context)) error {
 	c.switching.Lock()
 	defer c.switching.Unlock()
-	select {
-	case <-c.switched:
-		return errors.New("the cluster's role is changing already")
-	default:
+	if c.ending() {
+		return errChanging
 	}
 	g := &c.node.gate
 	why := waiting{reason: changingReason}
@@ -403,10 +411,8 @@ func (c *core) mark(secondary bool) error {
 	if err = c.node.dir.Rewrite(c.gen, before.Role, secondary); err == nil || before.Secondary == secondary || !c.node.dir.opensAs(c.gen, before.Role, secondary) {
 		return err
 	}
-	select {
-	case <-c.switched: // it ends already
+	if c.ending() {
 		return err
-	default:
 	}
 	c.undecided = err
 	c.node.lingering, c.becoming = c.node.gate.shut(waiting{reason: changingReason}), waiting{reason: changingReason}
@@ -419,10 +425,8 @@ func (c *core) mark(secondary bool) error {
 func (c *core) sealNow() error {
 	c.switching.Lock()
 	defer c.switching.Unlock()
-	select {
-	case <-c.switched:
-		return errors.New("the cluster's role is changing already")
-	default:
+	if c.ending() {
+		return errChanging
 	}
 	c.node.sealing.sealed()
 	c.node.lingering, c.sealed = c.node.gate.shut(c.node.sealedWaiting()), true

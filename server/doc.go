@@ -27,7 +27,7 @@
 //	CURRENT         name of the live generation and a newline
 //	gen-NNNN/       a generation: a whole store as server/engine describes it, and
 //	  role.json     {"format":1,"log":"writer"|"verbatim","secondary":bool}
-//	  seal.json     the keys of the store, sealed; see server/seal
+//	  seal.json     the keys of the store, sealed; see internal/seal
 //	dev-seal.key    of a development server: what unseals its store
 //	trash/TIME-gen-NNNN/   generations that were replaced, kept for trash_keep
 //	*.new           unfinished; removed at the next start
@@ -40,7 +40,7 @@
 //	Run                the caller's; waits for the end, at most shutdown_timeout after it was asked for
 //	serve (http)       the API listener, and net/http's own for connections
 //	sweep              removes old trash
-//	reloadLoop         takes SIGHUP's news: certificates and log level
+//	reloadLoop         takes SIGHUP's news (node.reload)
 //	runCores           one core after the other; started by serve, which waits for it
 //	  engine.Run       sequencer, committer, checkpointer
 //	  replication.Run  the cluster port and the subscription to a primary

@@ -11,8 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/lockstepdb/lockstep/internal/seal"
 	"github.com/lockstepdb/lockstep/server/engine"
-	"github.com/lockstepdb/lockstep/server/seal"
 )
 
 // A generation is a whole store in a directory of its own, gen-NNNN. The file

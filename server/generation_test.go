@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lockstepdb/lockstep/internal/seal"
 	"github.com/lockstepdb/lockstep/server/engine"
-	"github.com/lockstepdb/lockstep/server/seal"
 )
 
 // openDir locks a data directory for the length of a test.

@@ -8,8 +8,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/lockstepdb/lockstep/internal/seal"
 	"github.com/lockstepdb/lockstep/server/engine"
-	"github.com/lockstepdb/lockstep/server/seal"
 	"github.com/lockstepdb/lockstep/server/vault"
 )
 

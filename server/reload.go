@@ -6,7 +6,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// reloadLoop reads certificates and log level and opens the audit devices' files again whenever it is told to.
+// reloadLoop reloads whenever it is told to.
 func (n *node) reloadLoop(ctx context.Context) {
 	for {
 		select {
@@ -20,7 +20,8 @@ func (n *node) reloadLoop(ctx context.Context) {
 	}
 }
 
-// reload takes what may change while the server runs. A file that is wrong
+// reload takes what may change while the server runs: certificates, log level, which ceremonies need no token; and opens the
+// audit devices' files again. A file that is wrong
 // changes nothing: the server goes on as it was.
 func (n *node) reload() {
 	if err := n.reloadConfig(); err != nil {

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/lockstepdb/lockstep/internal/buildinfo"
+	"github.com/lockstepdb/lockstep/internal/seal"
 	"github.com/lockstepdb/lockstep/server/engine"
-	"github.com/lockstepdb/lockstep/server/seal"
 	"github.com/lockstepdb/lockstep/server/vault"
 )
 

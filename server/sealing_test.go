@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lockstepdb/lockstep/server/seal"
+	"github.com/lockstepdb/lockstep/internal/seal"
 )
 
 // shamirNode is a server without a development mode: shares unseal it.

@@ -11,19 +11,11 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/lockstepdb/lockstep/server/seal"
+	"github.com/lockstepdb/lockstep/internal/seal"
+	"github.com/lockstepdb/lockstep/internal/seal/sealtest"
 	"github.com/lockstepdb/lockstep/storage"
 	"github.com/lockstepdb/lockstep/wal"
 )
-
-func newKeys(t testing.TB) *seal.Opened {
-	t.Helper()
-	o, _, err := seal.New(seal.Options{Config: seal.Config{Shares: 1, Threshold: 1}}, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return o
-}
 
 func sealedPath(t testing.TB, with wal.Sealer) string {
 	t.Helper()
@@ -36,7 +28,7 @@ func sealedPath(t testing.TB, with wal.Sealer) string {
 
 func TestASealedStateShowsNoValueAndAnswersLikeItsTwin(t *testing.T) {
 	t.Parallel()
-	keys := newKeys(t)
+	keys := sealtest.New(t)
 	path := sealedPath(t, keys.Keyring())
 	o := storage.Options{Path: path, Sealer: keys.Keyring()}
 	wr := newWriter(5)
@@ -86,13 +78,13 @@ func TestASealedStateShowsNoValueAndAnswersLikeItsTwin(t *testing.T) {
 
 func TestAStateIsNotOpenedWithWrongKeysOrNone(t *testing.T) {
 	t.Parallel()
-	keys := newKeys(t)
+	keys := sealtest.New(t)
 	key := keyOf
 	path := sealedPath(t, keys.Keyring())
 	if _, err := storage.Open(storage.Options{Path: path, Key: key}); !errors.Is(err, wal.ErrSealing) {
 		t.Errorf("without keys: %v, want ErrSealing", err)
 	}
-	if _, err := storage.Open(storage.Options{Path: path, Key: key, Sealer: newKeys(t).Keyring()}); !errors.Is(err, seal.ErrNoKey) {
+	if _, err := storage.Open(storage.Options{Path: path, Key: key, Sealer: sealtest.New(t).Keyring()}); !errors.Is(err, seal.ErrNoKey) {
 		t.Errorf("with other keys: %v, want ErrNoKey", err)
 	}
 	if _, err := storage.Open(storage.Options{Path: statePath(t), Key: key, Sealer: keys.Keyring()}); !errors.Is(err, wal.ErrSealing) {
@@ -121,7 +113,7 @@ func TestTamperingWithASealedRecordIsNamedAndNeverAnswered(t *testing.T) {
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			keys := newKeys(t)
+			keys := sealtest.New(t)
 			path := sealedPath(t, keys.Keyring())
 			o := storage.Options{Path: path, Sealer: keys.Keyring()}
 			s := open(t, o)
@@ -157,7 +149,7 @@ func TestARecordThatNamesAnUnknownKeyIsDroppedOnlyWhereAnotherClusterHoldsIt(t *
 	const one, two = "dir/one", "dir/two"
 	id := ksID(1)
 	for _, repairable := range []bool{true, false} {
-		keys := newKeys(t)
+		keys := sealtest.New(t)
 		path := sealedPath(t, keys.Keyring())
 		found := &finder{}
 		o := storage.Options{Path: path, Sealer: keys.Keyring(), Key: keyOf, Found: found.Found, Repairable: repairable}

@@ -15,18 +15,10 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/lockstepdb/lockstep/internal/boltfile"
-	"github.com/lockstepdb/lockstep/server/seal"
+	"github.com/lockstepdb/lockstep/internal/seal"
+	"github.com/lockstepdb/lockstep/internal/seal/sealtest"
 	"github.com/lockstepdb/lockstep/wal"
 )
-
-func newKeys(t testing.TB) *seal.Opened {
-	t.Helper()
-	o, _, err := seal.New(seal.Options{Config: seal.Config{Shares: 1, Threshold: 1}}, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return o
-}
 
 // sealedLog is a log of two segments with planted entries and a note.
 func sealedLog(t testing.TB, keys *seal.Opened) (dir string, m *maker) {
@@ -50,7 +42,7 @@ func sealedLog(t testing.TB, keys *seal.Opened) (dir string, m *maker) {
 
 func TestASealedLogShowsNothingAndReadsAsWritten(t *testing.T) {
 	t.Parallel()
-	keys := newKeys(t)
+	keys := sealtest.New(t)
 	dir, m := sealedLog(t, keys)
 	for _, path := range append(segments(t, dir), filepath.Join(dir, "meta.db")) {
 		b := read(t, path)
@@ -86,12 +78,12 @@ func TestASealedLogShowsNothingAndReadsAsWritten(t *testing.T) {
 
 func TestALogIsNotOpenedWithWrongKeysOrNone(t *testing.T) {
 	t.Parallel()
-	keys := newKeys(t)
+	keys := sealtest.New(t)
 	dir, _ := sealedLog(t, keys)
 	if _, _, err := wal.Open(wal.Config{Dir: dir}); !errors.Is(err, wal.ErrSealing) {
 		t.Errorf("without keys: %v, want ErrSealing", err)
 	}
-	if _, _, err := wal.Open(wal.Config{Dir: dir, Sealer: newKeys(t).Keyring()}); !errors.Is(err, seal.ErrNoKey) {
+	if _, _, err := wal.Open(wal.Config{Dir: dir, Sealer: sealtest.New(t).Keyring()}); !errors.Is(err, seal.ErrNoKey) {
 		t.Errorf("with other keys: %v, want ErrNoKey", err)
 	}
 	plain := t.TempDir()
@@ -124,7 +116,7 @@ func entryKey(index uint64) []byte { return append(binary.BigEndian.AppendUint64
 
 func TestTamperingWithASealedLogIsNamed(t *testing.T) {
 	t.Parallel()
-	keys := newKeys(t)
+	keys := sealtest.New(t)
 	whole, _ := sealedLog(t, keys)
 	first, second := filepath.Base(segments(t, whole)[0]), filepath.Base(segments(t, whole)[1])
 	put := func(key []byte, value func(b *bolt.Bucket) []byte) func(b *bolt.Bucket) error {
@@ -188,7 +180,7 @@ func openAndVerify(dir string, s wal.Sealer) error {
 
 func TestASealedLogSurvivesAKillAtEachCommit(t *testing.T) {
 	t.Parallel()
-	keys := newKeys(t)
+	keys := sealtest.New(t)
 	dir := t.TempDir()
 	l, _ := mustOpen(t, wal.Config{Dir: dir, Sealer: keys.Keyring(), SegmentEntries: 4})
 	m := newMaker()
@@ -208,7 +200,7 @@ func TestASealedLogSurvivesAKillAtEachCommit(t *testing.T) {
 }
 
 func BenchmarkAppendSealed(b *testing.B) {
-	for name, s := range map[string]wal.Sealer{"plain": nil, "sealed": newKeys(b).Keyring()} {
+	for name, s := range map[string]wal.Sealer{"plain": nil, "sealed": sealtest.New(b).Keyring()} {
 		b.Run(name, func(b *testing.B) {
 			dir, err := os.MkdirTemp(b.TempDir(), "log")
 			if err != nil {

@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/lockstepdb/lockstep/internal/boltfile"
+	"github.com/lockstepdb/lockstep/internal/seal"
 	"github.com/lockstepdb/lockstep/server"
 	"github.com/lockstepdb/lockstep/server/engine"
-	"github.com/lockstepdb/lockstep/server/seal"
 	"github.com/lockstepdb/lockstep/storage"
 )
 

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lockstepdb/lockstep/internal/seal"
 	"github.com/lockstepdb/lockstep/server"
-	"github.com/lockstepdb/lockstep/server/seal"
 )
 
 // unsealHelp is part of the help of each command that opens a stopped node's store.

@@ -84,16 +84,20 @@ func (e *Engine) RenewLog(ctx context.Context) error {
 		if err := e.flushLocked(ctx); err != nil {
 			return err
 		}
-		at, chain := e.place.now()
-		notes := e.bases.clear()
-		notes[baseNote(at.Index)] = storage.EncodeTotals(e.state.Totals())
-		if err := e.wal.Reset(at, chain, notes); err != nil {
-			return e.abandonCommit(fmt.Errorf("beginning the log again after %d: %w", at.Index, err))
-		}
-		e.bases.begin(at.Index)
-		e.com.begin(at, chain)
-		return nil
+		return e.beginLog(e.place.now())
 	})
+}
+
+// beginLog lets the log begin again after a place, at which the totals are those of the state.
+func (e *Engine) beginLog(at wal.Position, chain wal.Hash) error {
+	notes := e.bases.clear()
+	notes[baseNote(at.Index)] = storage.EncodeTotals(e.state.Totals())
+	if err := e.wal.Reset(at, chain, notes); err != nil {
+		return e.abandonCommit(fmt.Errorf("beginning the log again after %d: %w", at.Index, err))
+	}
+	e.bases.begin(at.Index)
+	e.com.begin(at, chain)
+	return nil
 }
 
 func checkStore(ctx context.Context, state *storage.State, log *wal.Log, keys *keyring, progress func(string, uint64, uint64)) (CheckReport, error) {

@@ -102,15 +102,7 @@ func (e *Engine) abandonVerbatim(ctx context.Context) error {
 		return err
 	}
 	// The totals in the frames are not those of this state: nobody is to go on by them.
-	at, chain := e.wal.End()
-	notes := e.bases.clear()
-	notes[baseNote(at.Index)] = storage.EncodeTotals(e.state.Totals())
-	if err := e.wal.Reset(at, chain, notes); err != nil {
-		return e.abandonCommit(fmt.Errorf("beginning the log again after %d: %w", at.Index, err))
-	}
-	e.bases.begin(at.Index)
-	e.com.begin(at, chain)
-	return nil
+	return e.beginLog(e.wal.End())
 }
 
 func (e *Engine) abandonWriter(ctx context.Context, s *storage.SyncState) error {

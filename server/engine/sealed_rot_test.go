@@ -7,11 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
+	"github.com/lockstepdb/lockstep/internal/seal/sealtest"
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/engine/enginetest"
-	"github.com/lockstepdb/lockstep/server/seal"
 	"github.com/lockstepdb/lockstep/storage"
 )
 
@@ -29,10 +28,7 @@ func TestARecordThatNamesAnUnknownKeyIsMendedBySync(t *testing.T) {
 			if err := p.Checkpoint(enginetest.Context(t)); err != nil {
 				t.Fatal(err)
 			}
-			keys, _, err := seal.New(seal.Options{Config: seal.Config{Shares: 1, Threshold: 1}}, time.Now())
-			if err != nil {
-				t.Fatal(err)
-			}
+			keys := sealtest.New(t)
 			dir := filepath.Join(t.TempDir(), "store")
 			if err := engine.CreateSealed(dir, enginetest.Secondary(p, role), nil, keys.Keyring()); err != nil {
 				t.Fatal(err)

@@ -284,13 +284,7 @@ func (n *Node) awaitDR(ctx context.Context, index uint64, what string) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	for index > 0 && n.Mode(DR) == Primary {
-		peers, moved := n.peers.all(DR)
-		behind := ""
-		for _, p := range peers {
-			if p.Streams > 0 && p.Acked.Index < index {
-				behind = p.ID
-			}
-		}
+		behind, moved := n.peers.behind(DR, index)
 		if behind == "" {
 			return
 		}

@@ -243,13 +243,7 @@ func (n *Node) drain(ctx context.Context, k Kind) {
 	defer cancel()
 	for {
 		end := n.engine.Position().Index
-		peers, moved := n.peers.all(k)
-		behind := ""
-		for _, p := range peers {
-			if p.Streams > 0 && p.Acked.Index < end {
-				behind = p.ID
-			}
-		}
+		behind, moved := n.peers.behind(k, end)
 		if behind == "" {
 			return
 		}

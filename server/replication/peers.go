@@ -2,6 +2,7 @@ package replication
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -98,8 +99,19 @@ func (t *peerTable) all(k Kind) ([]peerState, <-chan struct{}) {
 	for _, p := range t.peers[k] {
 		out = append(out, *p)
 	}
-	slices.SortFunc(out, func(a, b peerState) int { return compareStrings(a.ID, b.ID) })
+	slices.SortFunc(out, func(a, b peerState) int { return strings.Compare(a.ID, b.ID) })
 	return out, t.moved
+}
+
+// behind names a connected secondary that has not acknowledged an index, "" when there is none, and the channel that all returns.
+func (t *peerTable) behind(k Kind, index uint64) (id string, moved <-chan struct{}) {
+	peers, moved := t.all(k)
+	for _, p := range peers {
+		if p.Streams > 0 && p.Acked.Index < index {
+			id = p.ID
+		}
+	}
+	return id, moved
 }
 
 // forget drops a revoked secondary's record.
@@ -119,14 +131,4 @@ func (t *peerTable) forgetAll(k Kind) []string {
 	}
 	t.peers[k] = map[string]*peerState{}
 	return ids
-}
-
-func compareStrings(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }

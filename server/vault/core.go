@@ -17,9 +17,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/lockstepdb/lockstep/internal/seal"
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
-	"github.com/lockstepdb/lockstep/server/seal"
 	"github.com/lockstepdb/lockstep/storage"
 )
 

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"sync"
 
-	"github.com/lockstepdb/lockstep/server/seal"
+	"github.com/lockstepdb/lockstep/internal/seal"
 )
 
 // ceremonies are the attempts in which share holders come together: at most one to generate a token, and one to rekey.

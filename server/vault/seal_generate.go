@@ -3,9 +3,9 @@ package vault
 import (
 	"encoding/base64"
 
+	"github.com/lockstepdb/lockstep/internal/seal"
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
-	"github.com/lockstepdb/lockstep/server/seal"
 )
 
 // generated is the kind of token that share holders make.

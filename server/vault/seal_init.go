@@ -7,8 +7,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/lockstepdb/lockstep/internal/seal"
 	"github.com/lockstepdb/lockstep/server/engine"
-	"github.com/lockstepdb/lockstep/server/seal"
 )
 
 // InitStore makes a new store an initialised one and returns its root token. Engine.Run must be running in the caller. keys are

@@ -1,8 +1,8 @@
 package vault
 
 import (
+	"github.com/lockstepdb/lockstep/internal/seal"
 	"github.com/lockstepdb/lockstep/server/replication"
-	"github.com/lockstepdb/lockstep/server/seal"
 )
 
 // rekeyAttempt is one attempt to make new shares.

@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/lockstepdb/lockstep/internal/seal"
 	"github.com/lockstepdb/lockstep/server/replication"
-	"github.com/lockstepdb/lockstep/server/seal"
 )
 
 // SealedNode is what a node does while no store is open.

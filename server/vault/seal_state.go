@@ -3,7 +3,7 @@ package vault
 import (
 	"errors"
 
-	"github.com/lockstepdb/lockstep/server/seal"
+	"github.com/lockstepdb/lockstep/internal/seal"
 )
 
 // SealState is what sys/seal-status tells of a node.

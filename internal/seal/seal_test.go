@@ -276,7 +276,7 @@ func TestASecondaryOpensWithItsPrimarysSharesAndFollows(t *testing.T) {
 			if err := sec.Save(dir); err != nil {
 				t.Fatal(err)
 			}
-			if again, err := unlock(t, dir, shares[:2]...); err != nil || !again.Same(primary) {
+			if again, err := unlock(t, dir, shares[:2]...); err != nil || again.root != primary.root {
 				t.Fatalf("the primary's shares do not open it: %v", err)
 			}
 			if changed, err := sec.Follow(primary.Share(), true); changed || err != nil {
@@ -331,7 +331,7 @@ func TestAutoSealOpensWithItsKeyAndWithItsRecoveryShares(t *testing.T) {
 		"key file":        func() (*Opened, error) { return reread(t, dir).UnlockAuto(dir, a) },
 		"recovery shares": func() (*Opened, error) { return unlock(t, dir, shares[1:]...) },
 	} {
-		if again, err := open(); err != nil || !again.Same(op) {
+		if again, err := open(); err != nil || again.root != op.root {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

@@ -1,7 +1,6 @@
 package seal
 
 import (
-	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
@@ -409,12 +408,6 @@ func Import(exported []byte, auto *Auto) (*Opened, error) {
 		return nil, err
 	}
 	return o, o.record.validate()
-}
-
-// Same tells whether two seals are of one root key: then one's shares open the other.
-func (o *Opened) Same(other *Opened) bool {
-	a, b := sha256.Sum256(o.root[:]), sha256.Sum256(other.root[:])
-	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }
 
 func mustJSON(v any) []byte {
