@@ -81,7 +81,7 @@ type checker struct {
 func (c *checker) damage(ks KeyspaceID, key []byte, format string, args ...any) {
 	if len(c.Damage) < maxDamage {
 		c.Damage = append(c.Damage, Damage{
-			File: c.s.opts.Path, Keyspace: ks, Key: bytes.Clone(key), What: fmt.Sprintf(format, args...),
+			File: c.s.opts.Path, Keyspace: ks, Key: bytes.Clone(key[:min(len(key), MaxKey)]), What: fmt.Sprintf(format, args...),
 		})
 	}
 }

@@ -130,7 +130,7 @@ func (s *State) nextChunk(it *btree.MapIter[string, *rec], more bool) ([]chunkRo
 		c := chunkRow{key: it.Key(), rec: it.Value()}
 		if !c.rec.deleted {
 			ks, key := splitTableKey(c.key)
-			c.row = s.seal.appendRow(rows.take(s.seal.rowSize(c.rec.value)), ks, bytesOf(key), c.rec.index, &c.rec.digest, c.rec.value)
+			c.row = s.seal.appendRow(rows.take(s.seal.rowSize(len(c.rec.value))), ks, bytesOf(key), c.rec.index, &c.rec.digest, c.rec.value)
 		}
 		chunk = append(chunk, c)
 		size += int64(len(c.key) + len(c.rec.value))

@@ -3,6 +3,7 @@ package storage_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -153,7 +154,7 @@ func damaged(rng *rand.Rand, whole []byte, round int) (b []byte, what string) {
 func TestRandomDamageNeverGivesAWrongAnswer(t *testing.T) {
 	path, w := filled(t, 3)
 	whole := readUsed(t, path)
-	const rounds = 50
+	rounds := fewer(50, 25)
 	rng := rand.New(rand.NewPCG(17, 1))
 	refused := 0
 	bad := t.TempDir() + "/state.db"
@@ -169,6 +170,61 @@ func TestRandomDamageNeverGivesAWrongAnswer(t *testing.T) {
 	if refused < rounds/4 {
 		t.Errorf("%d of %d damaged files were noticed by readers: the damage hits nothing", refused, rounds)
 	}
+}
+
+// lengthen makes the length that the page of a record gives for its row 1 GiB.
+func lengthen(t *testing.T, b []byte, r storage.Record) {
+	t.Helper()
+	const page, header, element = 4096, 16, 16 // an element: flags, where its key stands from here, key's size, value's size
+	n := binary.NativeEndian
+	for at := 0; at < len(b); at += page {
+		if n.Uint16(b[at+8:]) != 2 { // no leaf
+			continue
+		}
+		for i := range int(n.Uint16(b[at+10:])) {
+			e := at + header + i*element
+			key := e + int(n.Uint32(b[e+4:]))
+			row := key + int(n.Uint32(b[e+8:]))
+			if end := row + rowHeader; end <= len(b) && string(b[key:row]) == string(r.Key) && string(b[end-32:end]) == string(r.Digest[:]) {
+				n.PutUint32(b[e+12:], 1<<30)
+				return
+			}
+		}
+	}
+	t.Fatalf("no row of key %q", r.Key)
+}
+
+// A rotten length must not be believed: what lies behind it is not the file's, and is gigabytes.
+func TestARowWithALengthThatNoneHasIsNamedAndNotRead(t *testing.T) {
+	path, w := filledWith(t, 2, 300, 5)
+	b := readUsed(t, path)
+	key, _ := middle(w, ksID(0))
+	lengthen(t, b, w.recs[ksID(0)][key])
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, storage.Options{Path: path, Found: func(storage.Damage) {}})
+	var d *storage.Damage
+	if _, err := s.Get(ksID(0), []byte(key)); !errors.As(err, &d) || string(d.Key) != key || !strings.Contains(d.What, "longer than any") {
+		t.Errorf("reading it: got %v, want damage with its key and that it is too long", err)
+	}
+	v := s.Snapshot()
+	err := v.Scan(ksID(0), nil, nil, func(storage.Record) bool { return true })
+	v.Release()
+	if !errors.As(err, &d) || string(d.Key) != key {
+		t.Errorf("scanning over it: got %v, want damage with its key", err)
+	}
+	r, err := s.Check(context.Background(), nil)
+	if err != nil || !slices.ContainsFunc(r.Damage, func(d storage.Damage) bool { return string(d.Key) == key }) {
+		t.Errorf("check: got %v, %v, want damage with its key", r.Damage, err)
+	}
+	if _, err := s.Reindex(context.Background(), nil); err != nil {
+		t.Fatalf("reindex: %v", err)
+	}
+	if _, err := s.Get(ksID(0), []byte(key)); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("after a reindex: got %v, want it dropped", err)
+	}
+	checkWhole(t, s, nil)
 }
 
 func TestWritingIntoADamagedFileNeverGivesAWrongAnswer(t *testing.T) {

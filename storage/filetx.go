@@ -199,7 +199,7 @@ func (w *ksWriter) writeLeaves() error {
 
 // row makes the bytes of a row.
 func (w *ksWriter) row(key []byte, index uint64, digest *merkle.Digest, value []byte) []byte {
-	return w.t.s.seal.appendRow(w.slab.take(w.t.s.seal.rowSize(value)), w.id, key, index, digest, value)
+	return w.t.s.seal.appendRow(w.slab.take(w.t.s.seal.rowSize(len(value))), w.id, key, index, digest, value)
 }
 
 // slab is memory that is handed out in pieces.

@@ -77,6 +77,9 @@ func decodeRow(key, b []byte) (r row, err error) {
 	r.index = binary.BigEndian.Uint64(b[rowCRC+1:])
 	copy(r.digest[:], b[rowCRC+9:])
 	r.value = b[rowHeader:]
+	if len(key) > MaxKey {
+		return r, fmt.Errorf("its key of %d bytes is longer than any", len(key))
+	}
 	if binary.BigEndian.Uint32(b) != sum(key, b[rowCRC:rowHeader]) {
 		return r, errChecksum
 	}

@@ -30,6 +30,9 @@ func ReadRaw(path string, with wal.Sealer, fn func(ks KeyspaceID, key, value []b
 				if len(v) < rowHeader {
 					return &Damage{File: path, Keyspace: id, Key: bytes.Clone(k), What: fmt.Sprintf("a row of %d bytes is too short", len(v))}
 				}
+				if len(k) > MaxKey {
+					return &Damage{File: path, Keyspace: id, Key: bytes.Clone(k[:MaxKey]), What: fmt.Sprintf("a key of %d bytes is longer than any", len(k))}
+				}
 				value, _ := sealing{with}.value(id, k, &row{flags: v[rowCRC] & rowSealed, index: binary.BigEndian.Uint64(v[rowCRC+1:]), value: v[rowHeader:]})
 				return fn(id, bytes.Clone(k), bytes.Clone(value))
 			})

@@ -107,6 +107,9 @@ func (r *reindexer) scan(id KeyspaceID, next []byte, b *leafBuilder) (fixes []ra
 			if bytes.Compare(k, rest) <= 0 && rest != nil || bytes.Compare(k, next) < 0 {
 				return r.s.found(id, k, "the record is out of order; the keyspace must be filled again from another cluster")
 			}
+			if len(k) > MaxKey {
+				return r.s.found(id, k, "a key of %d bytes is longer than any; the keyspace must be filled again from another cluster", len(k))
+			}
 			rest = append(bytes.Clone(k), 0)
 			size += int64(len(k) + len(v))
 			r.done++

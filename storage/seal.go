@@ -32,12 +32,12 @@ func rowPlace(b []byte, ks KeyspaceID, key []byte, index uint64) []byte {
 	return append(b, key...)
 }
 
-// rowSize is how many bytes appendRow adds.
-func (s sealing) rowSize(value []byte) int {
+// rowSize is how many bytes appendRow adds for a value of n bytes.
+func (s sealing) rowSize(n int) int {
 	if s.with == nil {
-		return rowHeader + len(value)
+		return rowHeader + n
 	}
-	return rowHeader + s.with.Overhead() + len(value)
+	return rowHeader + s.with.Overhead() + n
 }
 
 // appendRow appends a row as the file holds it.
@@ -49,9 +49,12 @@ func (s sealing) appendRow(b []byte, ks KeyspaceID, key []byte, index uint64, di
 	return s.with.Seal(appendRowHeader(b, key, rowSealed, index, digest), rowPlace(place[:0], ks, key, index), value)
 }
 
-// value returns a row's value: a copy when it was sealed, else the file's page.
+// value returns a row's value: a copy when it was sealed, else the file's page. A length that no value has is refused before
+// anything is done with it: it is a damaged page's, and can name gigabytes that are not the file's.
 func (s sealing) value(ks KeyspaceID, key []byte, r *row) ([]byte, error) {
 	switch {
+	case rowHeader+len(r.value) > s.rowSize(MaxValue):
+		return nil, fmt.Errorf("its row of %d bytes is longer than any", rowHeader+len(r.value))
 	case r.flags&rowSealed == 0 && s.with == nil:
 		return r.value, nil
 	case r.flags&rowSealed == 0:

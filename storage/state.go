@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -312,7 +313,7 @@ func (s *State) Gen() uint64 {
 
 // found passes damage on and returns it as an error.
 func (s *State) found(ks KeyspaceID, key []byte, format string, args ...any) *Damage {
-	d := &Damage{File: s.opts.Path, Keyspace: ks, Key: append([]byte(nil), key...), What: fmt.Sprintf(format, args...)}
+	d := &Damage{File: s.opts.Path, Keyspace: ks, Key: bytes.Clone(key[:min(len(key), MaxKey)]), What: fmt.Sprintf(format, args...)}
 	s.opts.Found(*d)
 	return d
 }
