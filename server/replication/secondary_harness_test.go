@@ -216,44 +216,57 @@ func (c *cluster) follow(k Kind, id string, mods ...func(*engine.Config)) *clust
 	return s
 }
 
-// caughtUp waits until a secondary is at the primary's place with the same root and streams, and compares every record.
+// caughtUp waits until a secondary is at the primary's place with the same root and streams, and compares every record. The
+// primary notes by itself what it knows of its secondaries: the records that count are those read while it stood still.
 func (c *cluster) caughtUp(k Kind, s *cluster) {
 	c.t.Helper()
+	var want, got content
 	c.until("the secondary streams at the primary's place with an equal root ("+s.n.link[k].get().Machine.String()+")", func() bool {
 		totals, at := c.e.Totals()
 		link := s.n.link[k].get()
 		if link.Machine.Name != StateStreamWALs || link.Verified != at.Index || s.e.SyncState() != nil {
 			return false
 		}
-		mine, _ := s.e.Totals()
-		return rootOf(k, mine) == rootOf(k, totals)
+		if mine, _ := s.e.Totals(); rootOf(k, mine) != rootOf(k, totals) {
+			return false
+		}
+		want, got = contentOf(c.t, k, c.e), contentOf(c.t, k, s.e)
+		_, now := c.e.Totals()
+		return now == at
 	})
-	sameContent(c.t, k, c.e, s.e)
+	for id := range want {
+		sameRecords(c.t, id, got[id], want[id])
+		delete(got, id)
+	}
+	for id := range got {
+		sameRecords(c.t, id, got[id], nil)
+	}
 }
 
-// sameContent compares records without using a digest.
-func sameContent(t testing.TB, k Kind, primary, secondary *engine.Engine) {
+// content is all records that a secondary receives, read without a digest.
+type content map[storage.KeyspaceID]map[string]string
+
+func contentOf(t testing.TB, k Kind, e *engine.Engine) content {
 	t.Helper()
-	want, got := enginetest.Content(t, primary), enginetest.Content(t, secondary)
-	scope := map[storage.KeyspaceID]storage.Scope{}
-	for _, e := range []*engine.Engine{primary, secondary} {
-		totals, _ := e.Totals()
-		for _, total := range totals {
-			scope[total.ID] = total.Scope
+	all := enginetest.Content(t, e)
+	totals, _ := e.Totals()
+	for _, total := range totals {
+		if !covers(k, total.Scope) {
+			delete(all, total.ID)
 		}
 	}
-	for id, s := range scope {
-		if !covers(k, s) {
-			continue
-		}
-		if len(want[id]) != len(got[id]) {
-			t.Errorf("keyspace %s: the secondary has %d records, the primary %d", id, len(got[id]), len(want[id]))
-		}
-		for key, value := range want[id] {
-			if got[id][key] != value {
-				t.Errorf("keyspace %s, key %q: got %d bytes, want %d", id, key, len(got[id][key]), len(value))
-				return
-			}
+	return all
+}
+
+func sameRecords(t testing.TB, id storage.KeyspaceID, got, want map[string]string) {
+	t.Helper()
+	if len(want) != len(got) {
+		t.Errorf("keyspace %s: the secondary has %d records, the primary %d", id, len(got), len(want))
+	}
+	for key, value := range want {
+		if got[key] != value {
+			t.Errorf("keyspace %s, key %q: got %d bytes, want %d", id, key, len(got[key]), len(value))
+			return
 		}
 	}
 }

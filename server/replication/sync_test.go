@@ -16,12 +16,12 @@ import (
 	"github.com/lockstepdb/lockstep/storage"
 )
 
-// writing writes all the time, new records and the same ones again, until the function that it returns is called.
-func (c *cluster) writing(ks storage.KeyspaceID) (stop func()) {
+// writing has some writers write all the time, new records and the same ones again, until the function that it returns is called.
+func (c *cluster) writing(ks storage.KeyspaceID, writers int) (stop func()) {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	for w := range 4 {
+	for w := range writers {
 		wg.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
 				tx := &engine.Tx{Writes: []engine.Write{enginetest.Put(ks, storage.Replicated, fmt.Sprintf("load/%d/%d", w, i%500), fmt.Sprint("turn ", i))}}
@@ -42,7 +42,7 @@ func TestBootstrapUnderLoadConverges(t *testing.T) {
 		p, _ := newPrimary(t, func(c *engine.Config) { c.CheckpointInterval = 50 * time.Millisecond })
 		p.load(shared, storage.Replicated, "base/", scaled(10_000), 200)
 		p.checkpoint()
-		stop := p.writing(shared)
+		stop := p.writing(shared, 4)
 		defer stop()
 		s := p.follow(k, "s")
 		s.until("the secondary streams while writes go on", func() bool { return s.n.link[k].get().Machine.Name == StateStreamWALs })
@@ -56,11 +56,11 @@ func TestBootstrapUnderLoadConverges(t *testing.T) {
 
 func TestRestartsDuringBootstrapSendNothingTwice(t *testing.T) {
 	bothKinds(t, func(t *testing.T, k Kind) {
-		records, size := scaled(60_000), 512
-		p, px := newPrimary(t)
+		records, size := scaled(32_000), 512
+		p, px := newPrimary(t, func(c *engine.Config) { c.CheckpointInterval = 500 * time.Millisecond })
 		p.load(shared, storage.Replicated, "base/", records, size)
 		p.checkpoint()
-		stop := p.writing(second)
+		stop := p.writing(second, 1)
 		defer func() { stop() }()
 		px.down.Store(0)
 		s := p.enrol(k, "s")
@@ -75,7 +75,7 @@ func TestRestartsDuringBootstrapSendNothingTwice(t *testing.T) {
 			if turn == 1 {
 				stop()
 				p.restart()
-				stop = p.writing(second)
+				stop = p.writing(second, 1)
 			}
 		}
 		s.run()
