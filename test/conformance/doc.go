@@ -27,8 +27,8 @@
 //	differs: why                      the answer is another than Vault's on purpose
 //	pending roles: what               not built yet, and which part brings it; the test fails when such a row passes
 //
-// An expectation names a place in the body, members joined by dots, and then
-// one of: string, number, bool, object, array, null, absent, any, uuid, hex40,
+// An expectation names a place in the body, members joined by dots (an element
+// of an array is named by its number, or as node_id=dr-1 by what it has), and then one of: string, number, bool, object, array, null, absent, any, uuid, hex40,
 // time, epoch, base64, = JSON, != JSON, > number, has JSON (an element of the
 // array), ~ text (part of the string, or of one of the array's). "empty" alone
 // demands an answer without a body. "(pending part)" behind an expectation is

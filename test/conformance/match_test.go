@@ -24,7 +24,8 @@ func decode(body []byte) (any, error) {
 	return v, err
 }
 
-// find returns what is at a place, members and elements joined by dots; "." is the whole.
+// find returns what is at a place, members and elements joined by dots; "." is the whole. An element is named by its number, or
+// by a member that it alone has: node_id=dr-1.
 func find(v any, place string) (any, bool) {
 	if place == "." {
 		return v, true
@@ -38,8 +39,8 @@ func find(v any, place string) (any, bool) {
 			}
 			v = inner
 		case []any:
-			i, err := strconv.Atoi(name)
-			if err != nil || i < 0 || i >= len(in) {
+			i := element(in, name)
+			if i < 0 {
 				return nil, false
 			}
 			v = in[i]
@@ -48,6 +49,21 @@ func find(v any, place string) (any, bool) {
 		}
 	}
 	return v, true
+}
+
+// element returns which element of an array a name stands for; -1: none.
+func element(in []any, name string) int {
+	if member, want, ok := strings.Cut(name, "="); ok {
+		return slices.IndexFunc(in, func(e any) bool {
+			object, _ := e.(map[string]any)
+			return object[member] == want
+		})
+	}
+	i, err := strconv.Atoi(name)
+	if err != nil || i < 0 || i >= len(in) {
+		return -1
+	}
+	return i
 }
 
 var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
@@ -162,7 +178,8 @@ func text(v any) string {
 
 func TestShapes(t *testing.T) {
 	body, err := decode([]byte(`{"a":{"b":[1,"two",{"c":null}]},"id":"0d1f0000-0000-4000-8000-0123456789ab","n":12345678901234567890,
-		"at":"2031-01-02T03:04:05.5Z","root":"00112233445566778899aabbccddeeff00112233","epoch":"-62135596800","no":false}`))
+		"at":"2031-01-02T03:04:05.5Z","root":"00112233445566778899aabbccddeeff00112233","epoch":"-62135596800","no":false,
+		"list":[7,{"id":"x"},{"id":"y","n":1}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,6 +193,7 @@ func TestShapes(t *testing.T) {
 		{"epoch", "epoch", true}, {"n", "epoch", false}, {"n", "> 5", true}, {"n", "= 12345678901234567890", true}, {"n", "= 12345678901234567891", false},
 		{"epoch", "> 5", false}, {"a.b", `has "two"`, true}, {"a.b", `has "tw"`, false}, {"a.b", "~ tw", true}, {"no", "= false", true},
 		{"no", "!= false", false}, {"no", "bool", true}, {"at", "what", false}, {".", "object", true}, {"a.b", `= [1,"two",{"c":null}]`, true},
+		{"list.id=y.n", "= 1", true}, {"list.id=x.n", "absent", true}, {"list.id=z", "absent", true}, {"list.id=y", "absent", false},
 	} {
 		if err := match(body, tc.place, tc.want); (err == nil) != tc.ok {
 			t.Errorf("%s %s: got %v, want %t", tc.place, tc.want, err, tc.ok)
