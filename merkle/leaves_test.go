@@ -152,9 +152,9 @@ func TestManyLeavesFillManyBlocks(t *testing.T) {
 			t.Fatalf("total before the leaf of %q: got %v, want %v", key, below, want)
 		}
 	}
-	for range 2900 {
-		keys = x.recs.keys()
-		x.remove(keys[rng.IntN(len(keys))])
+	rng.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+	for _, key := range keys[:2900] {
+		x.remove(key)
 	}
 	compareLeaves(t, x.Leaves, x.recs)
 }

@@ -154,7 +154,7 @@ func write(e *engine.Engine, a *acked, stop <-chan struct{}) (wait func()) {
 }
 
 // crashes is how many places of a run a test looks at.
-const crashes = 24
+var crashes = fewer(24, 16)
 
 func TestKilledAtAnyCommitNothingAcknowledgedIsLost(t *testing.T) {
 	t.Parallel()

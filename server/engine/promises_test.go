@@ -23,7 +23,7 @@ func TestTotalsAndPlaceAreOfOneIndex(t *testing.T) {
 	stop := make(chan struct{})
 	for w := range 8 {
 		writers.Go(func() {
-			for i := range 150 {
+			for i := range fewer(150, 60) {
 				enginetest.MustDo(t, e, enginetest.Put(ks, storage.Replicated, fmt.Sprintf("%d-%d", w, i), "x"))
 			}
 		})
