@@ -15,6 +15,10 @@ INFO      = github.com/lockstepdb/lockstep/internal/buildinfo
 LDFLAGS   = -s -w $(if $(VERSION),-X $(INFO).Version=$(VERSION)) -X $(INFO).Commit=$(COMMIT) -X $(INFO).Date=$(DATE)
 BUILD     = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 
+# Tests wait for disks and for each other's servers: with one package more than there are processors, these are not idle meanwhile.
+CORES        = $(shell getconf _NPROCESSORS_ONLN)
+SIDE_BY_SIDE = -p $(shell expr $(CORES) + 1) -parallel $(shell expr 2 '*' $(CORES))
+
 # One recipe after the other, whatever -j says: the tests use every core themselves.
 .NOTPARALLEL:
 
@@ -39,8 +43,8 @@ demo: build ## three clusters replicate real data before your eyes
 
 .PHONY: test
 test: need-cc ## unit and end-to-end tests with the race detector
-	$(GO) test -race -timeout 10m ./...
-	cd test && $(GO) test -race -timeout 10m ./...
+	$(GO) test -race -timeout 10m $(SIDE_BY_SIDE) ./...
+	cd test && $(GO) test -race -timeout 10m $(SIDE_BY_SIDE) ./...
 
 .PHONY: check
 check: ## all that must pass before a change is merged; what CI runs
@@ -90,11 +94,11 @@ test-crash: ## kill -9 under load, ROUNDS times; SEED repeats a run
 
 .PHONY: test-divergence
 test-divergence: ## rot in a secondary of 1,000,000 records: found, named, repaired
-	cd test && $(GO) test -count=1 -timeout 0 ./divergence -run '^TestDivergence$$' -v -records=1000000
+	cd test && $(GO) test -count=1 -timeout 0 ./divergence -run '^TestDivergence$$' -v -records=1000000 -bytes=512
 
 .PHONY: test-bootstrap
 test-bootstrap: ## fill a secondary with 1,000,000 records under load and kills
-	cd test && $(GO) test -count=1 -timeout 0 ./bootstrap -run '^TestBootstrap$$' -v -records=1000000
+	cd test && $(GO) test -count=1 -timeout 0 ./bootstrap -run '^TestBootstrap$$' -v -records=1000000 -bytes=512
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME
