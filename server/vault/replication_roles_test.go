@@ -17,6 +17,8 @@ func TestRoleCallsOfThePerformanceSet(t *testing.T) {
 	const perf, old = "sys/replication/performance/", "sys/replication/"
 	c.story(t, []step{
 		{"demote", "PUT", perf + "primary/demote", "", "", 200, map[string]string{"data": `null`, "warnings": `["demoting"]`}},
+		{"another CA", "PUT", perf + "primary/rotate-ca", "", "", 200, map[string]string{"data": `null`, "warnings": `["another CA"]`}},
+		{"another CA without a token", "PUT", perf + "primary/rotate-ca", "", "none", 403, nil},
 		{"disable", "PUT", perf + "primary/disable", "null", "", 200, map[string]string{"warnings": `["disabling"]`}},
 		{"public key", "PUT", perf + "secondary/generate-public-key", "", "", 200, map[string]string{"data": `{"secondary_public_key":"a2V5"}`}},
 		{"promote", "PUT", perf + "secondary/promote", `{"primary_cluster_addr":"lb:8201"}`, "", 200, map[string]string{"warnings": `["promoting"]`}},
@@ -41,7 +43,7 @@ func TestRoleCallsOfThePerformanceSet(t *testing.T) {
 		{"forced", "PUT", perf + "secondary/promote", `{"force":"true"}`, "", 200, nil},
 	})
 	want := []string{
-		"demote performance", "disable primary performance", "public key performance", "promote performance {PrimaryClusterAddr:lb:8201 Force:false}",
+		"demote performance", "rotate ca performance", "disable primary performance", "public key performance", "promote performance {PrimaryClusterAddr:lb:8201 Force:false}",
 		"disable secondary performance", `update primary performance "x" [] http://p f d`, `update primary performance "" []   `,
 		"update primary performance none [a:1 b:2]   ", "update primary performance none [a:1 b:2]   ",
 	}
