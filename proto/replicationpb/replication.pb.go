@@ -922,6 +922,8 @@ type Ack struct {
 	Clock         int64                  `protobuf:"varint,8,opt,name=clock,proto3" json:"clock,omitempty"` // Unix nanoseconds; for people only
 	Heard         int64                  `protobuf:"varint,9,opt,name=heard,proto3" json:"heard,omitempty"` // clock of the newest heartbeat it has: the feeder measures the round trip on its own clock
 	Sync          *SyncFigures           `protobuf:"bytes,10,opt,name=sync,proto3" json:"sync,omitempty"`
+	Trust         []byte                 `protobuf:"bytes,11,opt,name=trust,proto3" json:"trust,omitempty"`         // SHA-256 of the authorities that it keeps durably, in the order of the heartbeat; empty: nothing new
+	Authority     []byte                 `protobuf:"bytes,12,opt,name=authority,proto3" json:"authority,omitempty"` // with trust: SHA-256 of the CA (DER) whose certificate it shows
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1022,6 +1024,20 @@ func (x *Ack) GetHeard() int64 {
 func (x *Ack) GetSync() *SyncFigures {
 	if x != nil {
 		return x.Sync
+	}
+	return nil
+}
+
+func (x *Ack) GetTrust() []byte {
+	if x != nil {
+		return x.Trust
+	}
+	return nil
+}
+
+func (x *Ack) GetAuthority() []byte {
+	if x != nil {
+		return x.Authority
 	}
 	return nil
 }
@@ -1588,7 +1604,7 @@ type Heartbeat struct {
 	Confirmed         uint64                 `protobuf:"varint,5,opt,name=confirmed,proto3" json:"confirmed,omitempty"` // 0: the set is not synchronous
 	ClusterAddresses  []string               `protobuf:"bytes,6,rep,name=cluster_addresses,json=clusterAddresses,proto3" json:"cluster_addresses,omitempty"`
 	ApiAddr           string                 `protobuf:"bytes,7,opt,name=api_addr,json=apiAddr,proto3" json:"api_addr,omitempty"`
-	Authorities       [][]byte               `protobuf:"bytes,8,rep,name=authorities,proto3" json:"authorities,omitempty"`                                      // performance: PEM, the primary's CA and those of the DR secondaries that may take its place
+	Authorities       [][]byte               `protobuf:"bytes,8,rep,name=authorities,proto3" json:"authorities,omitempty"`                                      // PEM: the CA that signs, then all others that are trusted; performance: those of the DR secondaries that may take the primary's place among them
 	FailoverAddresses []string               `protobuf:"bytes,9,rep,name=failover_addresses,json=failoverAddresses,proto3" json:"failover_addresses,omitempty"` // performance: their cluster addresses
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
@@ -2798,7 +2814,7 @@ const file_replication_proto_rawDesc = "" +
 	"\tspool_end\x18\x03 \x01(\v2!.lockstep.replication.v1.PositionR\bspoolEnd\"8\n" +
 	"\x06Window\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x18\n" +
-	"\aentries\x18\x02 \x01(\x04R\aentries\"\xe5\x02\n" +
+	"\aentries\x18\x02 \x01(\x04R\aentries\"\x99\x03\n" +
 	"\x03Ack\x12;\n" +
 	"\adurable\x18\x01 \x01(\v2!.lockstep.replication.v1.PositionR\adurable\x12;\n" +
 	"\aapplied\x18\x02 \x01(\v2!.lockstep.replication.v1.PositionR\aapplied\x12\x14\n" +
@@ -2810,7 +2826,9 @@ const file_replication_proto_rawDesc = "" +
 	"\x05clock\x18\b \x01(\x03R\x05clock\x12\x14\n" +
 	"\x05heard\x18\t \x01(\x03R\x05heard\x128\n" +
 	"\x04sync\x18\n" +
-	" \x01(\v2$.lockstep.replication.v1.SyncFiguresR\x04sync\"\x82\x01\n" +
+	" \x01(\v2$.lockstep.replication.v1.SyncFiguresR\x04sync\x12\x14\n" +
+	"\x05trust\x18\v \x01(\fR\x05trust\x12\x1c\n" +
+	"\tauthority\x18\f \x01(\fR\tauthority\"\x82\x01\n" +
 	"\vSyncFigures\x12\x1d\n" +
 	"\n" +
 	"diff_bytes\x18\x01 \x01(\x04R\tdiffBytes\x12\x1d\n" +

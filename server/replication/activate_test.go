@@ -200,7 +200,7 @@ func overTLS(t *testing.T, p *station, pinned bool) *httptest.Server {
 
 func ownCertificate(t *testing.T) (cert, key []byte) {
 	t.Helper()
-	ca, err := newAuthority(DR, "somebody else", time.Now())
+	ca, err := newAuthority(DR, "somebody else", time.Now(), caLife)
 	if err != nil {
 		t.Fatal(err)
 	}

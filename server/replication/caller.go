@@ -46,6 +46,9 @@ func (n *Node) caller(ctx context.Context) (peer, error) {
 		return peer{}, status.Error(codes.PermissionDenied, "the client certificate names no secondary of this set")
 	}
 	p.Purpose, p.Remote = purpose, gp.Addr.String()
+	if !n.vouched(k, &info.State) {
+		return peer{}, errCAReplaced
+	}
 	return p, n.enrolled(p)
 }
 
@@ -111,6 +114,9 @@ type secondaryRecord struct {
 
 	TokenUntil       int64 `json:"token_until,omitempty"`       // Unix seconds at which its newest token ends
 	CertificateUntil int64 `json:"certificate_until,omitempty"` // and its newest certificate; 0: none yet, or an earlier version issued it
+
+	Trusts    string `json:"trusts,omitempty"`    // hash of the newest CA that it confirmed to trust
+	Authority string `json:"authority,omitempty"` // hash of the CA whose certificate it confirmed to have
 
 	APIAddr     string `json:"api_addr,omitempty"` // as told at activation
 	ClusterAddr string `json:"cluster_addr,omitempty"`

@@ -3,7 +3,6 @@ package replication
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -94,19 +93,6 @@ func (n *Node) dial(ctx context.Context, k Kind, purpose string) (*grpc.ClientCo
 	return nil, fmt.Errorf("%w: %v", ErrUnreachable, all)
 }
 
-// errCertificateRefused is what a revoked secondary meets: the primary ends the handshake with an alert that says no more than that.
-var errCertificateRefused = errors.New("the primary refuses this secondary's certificate: it was revoked or is not known there, and needs a new activation token")
-
-// alertBadCertificate is the TLS alert for a certificate that verifies but is not accepted (RFC 8446, section 6). What package tls returns for an alert
-// of the peer has a type of its own, so that its text must be compared.
-const (
-	alertBadCertificate     = tls.AlertError(42)
-	alertCertificateExpired = tls.AlertError(45)
-)
-
-// errCertificateEnded is what a secondary meets that was away for longer than its certificate was good. It goes on trying: the primary's clock may be what is wrong.
-var errCertificateEnded = errors.New("this secondary's certificate has ended: ask the primary for another activation token for this id (primary/secondary-token), and give that to secondary/update-primary, which keeps the data")
-
 func (n *Node) dialOne(ctx context.Context, k Kind, purpose, addr string) (*grpc.ClientConn, error) {
 	hp, ok := hostPort(addr)
 	if !ok {
@@ -139,15 +125,7 @@ func (n *Node) dialOne(ctx context.Context, k Kind, purpose, addr string) (*grpc
 	}
 	if err := awaitReady(ctx, conn, last); err != nil {
 		conn.Close()
-		if remote := (*net.OpError)(nil); errors.As(err, &remote) {
-			switch remote.Err.Error() {
-			case alertBadCertificate.Error():
-				return nil, errCertificateRefused
-			case alertCertificateExpired.Error():
-				return nil, errCertificateEnded
-			}
-		}
-		return nil, err
+		return nil, refusalOf(k, err)
 	}
 	return conn, nil
 }

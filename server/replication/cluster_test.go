@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -225,6 +226,11 @@ func TestCallerNeedsAConnectionOfItsKind(t *testing.T) {
 		info := credentials.TLSInfo{State: tls.ConnectionState{NegotiatedProtocol: protocol}}
 		for _, c := range certs {
 			info.State.PeerCertificates = append(info.State.PeerCertificates, c.Leaf)
+			ca, err := parseCertificates([]byte(p.set(DR).CA))
+			if err != nil {
+				t.Fatal(err)
+			}
+			info.State.VerifiedChains = append(info.State.VerifiedChains, []*x509.Certificate{c.Leaf, ca[0]})
 		}
 		return grpcpeer.NewContext(ctx, &grpcpeer.Peer{Addr: &net.TCPAddr{}, AuthInfo: info})
 	}

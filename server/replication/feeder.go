@@ -120,6 +120,7 @@ type feeder struct {
 	heard time.Time            // when the secondary last said something
 	last  ack                  // its newest acknowledgement
 	roots []sentRoot           // of the newest heartbeats
+	told  trustTold            // and whom the newest said to trust
 	kept  []storage.KeyspaceID // left out although the filter does not: see keeps
 
 	// Of the sending goroutine.
@@ -182,7 +183,9 @@ func (f *feeder) take(a *ack) {
 	}
 	f.heard = now
 	verified := a.Root != nil && f.sentLocked(a.Applied.Index, *a.Root)
+	told := f.told
 	f.mu.Unlock()
+	f.n.trusts(f.peer, a, told)
 	f.n.peers.update(f.peer.Kind, f.peer.ID, func(ps *peerState) {
 		ps.LastHeartbeat, ps.State = now, a.State
 		ps.APIAddr, ps.ClusterAddr = orElse(a.APIAddr, ps.APIAddr), orElse(a.ClusterAddr, ps.ClusterAddr)
@@ -282,10 +285,10 @@ func (f *feeder) heartbeat() error {
 	if set := f.n.set(f.peer.Kind); set != nil && set.ClusterAddr != "" {
 		h.Addresses = []string{set.ClusterAddr}
 	}
-	if f.peer.Kind == Performance {
-		h.Authorities, h.Failover = f.n.succession()
-	}
+	h.Authorities, h.Failover = f.n.succession(f.peer.Kind)
+	told := f.n.trustTold(f.peer.Kind, h.Authorities)
 	f.mu.Lock()
+	f.told = told
 	if len(f.roots) >= 16 {
 		f.roots = append(f.roots[:0], f.roots[1:]...)
 	}

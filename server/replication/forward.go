@@ -26,28 +26,53 @@ const (
 	maxRequestID = 64
 )
 
-// forwarder keeps one connection for forwarded requests; it is dialled at the first and again after it failed.
+// forwarder keeps one connection for forwarded requests; it is dialled at the first, and again after it failed or was given up.
 type forwarder struct {
-	mu   sync.Mutex // guards conn, and is held while it is dialled: others wait for the same connection
-	conn *grpc.ClientConn
+	mu   sync.Mutex // guards conn and what is in it, and is held while it is dialled: others wait for the same connection
+	conn *forwardConn
 }
 
-func (w *forwarder) get(ctx context.Context, dial func(context.Context) (*grpc.ClientConn, error)) (*grpc.ClientConn, error) {
+type forwardConn struct {
+	*grpc.ClientConn
+	users   int  // requests under way on it
+	givenUp bool // closed with the last of them
+}
+
+// get returns the connection; the caller hands it back by put.
+func (w *forwarder) get(ctx context.Context, dial func(context.Context) (*grpc.ClientConn, error)) (*forwardConn, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.conn != nil {
-		if s := w.conn.GetState(); s == connectivity.Ready {
-			return w.conn, nil
-		}
+	if w.conn != nil && w.conn.GetState() != connectivity.Ready {
 		w.conn.Close()
 		w.conn = nil
 	}
-	conn, err := dial(ctx)
-	if err != nil {
-		return nil, err
+	if w.conn == nil {
+		conn, err := dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		w.conn = &forwardConn{ClientConn: conn}
 	}
-	w.conn = conn
-	return conn, nil
+	w.conn.users++
+	return w.conn, nil
+}
+
+func (w *forwarder) put(c *forwardConn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c.users--; c.users == 0 && c.givenUp {
+		c.Close()
+	}
+}
+
+// giveUp lets no other request begin on a connection that the caller holds; those under way end.
+func (w *forwarder) giveUp(c *forwardConn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c.givenUp = true
+	if w.conn == c {
+		w.conn = nil
+	}
 }
 
 func (w *forwarder) close() {
@@ -65,16 +90,12 @@ func (w *forwarder) close() {
 func (n *Node) Forward(ctx context.Context, f *Forwarded) (answer *ForwardedAnswer, late bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, forwardTime)
 	defer cancel()
-	conn, err := n.forward.get(ctx, func(ctx context.Context) (*grpc.ClientConn, error) {
-		return n.dial(ctx, Performance, purposeForward)
-	})
-	if err != nil {
-		return nil, false, asUnreachable(err)
+	out, err := n.forwardOn(ctx, encodeForwarded(f))
+	if status.Code(err) == codes.Unauthenticated { // refused before it was looked at: the connection is of a CA that was replaced
+		out, err = n.forwardOn(ctx, encodeForwarded(f))
 	}
-	var on grpcpeer.Peer // known as soon as the request has a connection
-	out, err := pb.NewReplicationClient(conn).Forward(ctx, encodeForwarded(f), grpc.Peer(&on))
 	if err != nil {
-		return nil, false, forwardFailed(err, on.Addr != nil)
+		return nil, false, err
 	}
 	if answer, err = decodeForwardedAnswer(out); err != nil {
 		return nil, false, fmt.Errorf("the primary's answer to a forwarded request: %w", err)
@@ -85,6 +106,25 @@ func (n *Node) Forward(ctx context.Context, f *Forwarded) (answer *ForwardedAnsw
 	wait, stop := context.WithTimeout(ctx, n.cfg.ForwardWait)
 	defer stop()
 	return answer, n.engine.Passed(wait, engine.Performance, answer.Index) != nil, nil
+}
+
+func (n *Node) forwardOn(ctx context.Context, in *pb.ForwardRequest) (*pb.ForwardReply, error) {
+	conn, err := n.forward.get(ctx, func(ctx context.Context) (*grpc.ClientConn, error) {
+		return n.dial(ctx, Performance, purposeForward)
+	})
+	if err != nil {
+		return nil, asUnreachable(err)
+	}
+	defer n.forward.put(conn)
+	var on grpcpeer.Peer // known as soon as the request has a connection
+	out, err := pb.NewReplicationClient(conn).Forward(ctx, in, grpc.Peer(&on))
+	if err == nil {
+		return out, nil
+	}
+	if status.Code(err) == codes.Unauthenticated {
+		n.forward.giveUp(conn)
+	}
+	return nil, forwardFailed(err, on.Addr != nil)
 }
 
 func asUnreachable(err error) error {
@@ -100,7 +140,7 @@ func forwardFailed(err error, sent bool) error {
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	switch status.Code(err) { // finds the status that is wrapped
-	case codes.InvalidArgument, codes.PermissionDenied, codes.FailedPrecondition, codes.ResourceExhausted:
+	case codes.InvalidArgument, codes.PermissionDenied, codes.Unauthenticated, codes.FailedPrecondition, codes.ResourceExhausted:
 		return fmt.Errorf("%w: it refused a forwarded request: %w", ErrUnreachable, err)
 	}
 	return fmt.Errorf("%w: the primary was lost while it had a forwarded request: %w", engine.ErrOutcomeUnknown, err)

@@ -75,6 +75,8 @@ type Config struct {
 	HeartbeatInterval time.Duration // 1 s
 	// CertificateLife is how long the certificates that this cluster signs for its secondaries are good; 72 h. They are renewed at two thirds.
 	CertificateLife time.Duration
+	// AuthorityLife is how long a set's CA is good; 20 years. It is replaced when a quarter of that is left.
+	AuthorityLife time.Duration
 	// ForwardWait is how long a forwarded write waits at most for this cluster to have received it; 2 s.
 	ForwardWait time.Duration
 	Now         func() time.Time
@@ -94,6 +96,9 @@ func (c *Config) validate() error {
 	}
 	if c.CertificateLife <= 0 {
 		c.CertificateLife = memberLife
+	}
+	if c.AuthorityLife <= 0 {
+		c.AuthorityLife = caLife
 	}
 	if c.HeartbeatInterval <= 0 {
 		c.HeartbeatInterval = time.Second
@@ -120,6 +125,9 @@ type Node struct {
 	covers  coverCache      // what secondaries may ask for
 	held    holdings        // what this cluster, a secondary, leaves out
 	feeding sync.WaitGroup  // goroutines of streams that this cluster feeds
+	rolling chan struct{}   // one slot: a CA's replacement may go on
+
+	renewing map[Kind]chan struct{} // one slot each: the CA is another, a certificate of it is to be had
 
 	admin     sync.Mutex // held by operator's calls that change the role or the list of secondaries; guards reopening
 	reopening bool       // the store is being opened in another role: this node ends
@@ -151,6 +159,9 @@ func New(cfg Config) (*Node, error) {
 		sets:    map[Kind]*setConfig{},
 		lives:   newLives(),
 		meters:  NewMeters(),
+
+		rolling:  make(chan struct{}, 1),
+		renewing: map[Kind]chan struct{}{DR: make(chan struct{}, 1), Performance: make(chan struct{}, 1)},
 	}
 	n.certs = &certificates{node: n}
 	for _, k := range kinds {

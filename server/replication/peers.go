@@ -44,6 +44,7 @@ type peerState struct {
 	CanaryAge     time.Duration // lag on this cluster's clock: now minus the time of the first entry not yet acknowledged
 	Acked         wal.Position  // durable there, in this log
 	Authority     string        // DR: CA that it will have in this cluster's performance set
+	Trust         memberTrust   // whom it trusts, as it says
 	Placed        bool          // Acked counts, even zero: the newest stream began there
 	Takeovers     []takeover    // the newest streams that others with this identity ended
 	Root          merkle.RootHash

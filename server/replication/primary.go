@@ -65,7 +65,7 @@ func alreadyPrimary(set *setConfig, addr string) (string, error) {
 func (n *Node) newPrimary(ctx context.Context, k Kind, addr string) (*setConfig, error) {
 	now := n.now()
 	id := uuid.NewString()
-	ca, err := newAuthority(k, id, now)
+	ca, err := newAuthority(k, id, now, n.cfg.AuthorityLife)
 	if err != nil {
 		return nil, err
 	}

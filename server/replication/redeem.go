@@ -225,7 +225,7 @@ func (n *Node) welcome(k Kind, set *setConfig, c token.Claims, certificate strin
 	return map[string]any{
 		"certificate":          certificate,
 		"ca":                   set.CA,
-		"bundle":               set.Bundle,
+		"bundle":               set.Bundle + set.NextCA,
 		"cluster_addrs":        n.clusterAddrs(k),
 		"cluster_id":           set.Set,
 		"kind":                 string(k),

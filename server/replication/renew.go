@@ -65,7 +65,7 @@ func (n *Node) renewCertificate(ctx context.Context, k Kind, send func(ctx conte
 		}
 		// Looked at again now and then: the clocks' difference becomes known with the first heartbeats.
 		wait := min(d.at.Sub(n.primaryNow(k)), renewLook, d.share())
-		if wait <= 0 {
+		if wait <= 0 || n.ofFormerCA(k) {
 			err := n.renewOnce(ctx, k, send)
 			if ctx.Err() != nil {
 				return
@@ -77,7 +77,7 @@ func (n *Node) renewCertificate(ctx context.Context, k Kind, send func(ctx conte
 			}
 			wait = d.pause()
 		}
-		if !sleep(ctx, wait) {
+		if !sleepOr(ctx, wait, n.renewing[k]) {
 			return
 		}
 	}
@@ -86,11 +86,16 @@ func (n *Node) renewCertificate(ctx context.Context, k Kind, send func(ctx conte
 // renewLook is how often it is looked whether a renewal is due.
 const renewLook = 10 * time.Minute
 
-func sleep(ctx context.Context, d time.Duration) bool {
+func sleep(ctx context.Context, d time.Duration) bool { return sleepOr(ctx, d, nil) }
+
+// sleepOr sleeps until it is woken; it reports whether ctx goes on.
+func sleepOr(ctx context.Context, d time.Duration, woken <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
+		return true
+	case <-woken:
 		return true
 	case <-ctx.Done():
 		return false

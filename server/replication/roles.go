@@ -63,7 +63,7 @@ func (n *Node) placeOf(k Kind) wal.Position {
 // beside it.
 func (n *Node) successor(k Kind, set *setConfig, addr, bundle string) (next *setConfig, caKey string, err error) {
 	now := n.now()
-	ca, err := newAuthority(k, set.Set, now)
+	ca, err := newAuthority(k, set.Set, now, n.cfg.AuthorityLife)
 	if err != nil {
 		return nil, "", err
 	}

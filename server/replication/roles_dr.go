@@ -125,7 +125,7 @@ func (n *Node) completePromoteDR(ctx context.Context, in *intent) error {
 		if perf != nil && in.PerfCA != "" {
 			// Its secondaries' certificates are of the former CA: it goes on being trusted, and no longer signs.
 			perf.Bundle, perf.CA = addCA(perf.Bundle, perf.CA), in.PerfCA
-			perf.ClusterAddr, perf.HoldFrom = "", in.Set.HoldFrom
+			perf.ClusterAddr, perf.HoldFrom, perf.NextCA = "", in.Set.HoldFrom, "" // the next CA's key is not here
 			writes = append(writes, put(noteSet(Performance), mustJSON(perf)), put(noteTokenKey(Performance), in.PerfSeed))
 		}
 		reign, err := n.engine.BeginEpoch(ctx, in.Ordinal-1, writes)
@@ -193,9 +193,9 @@ func (n *Node) demoteDR(ctx context.Context, set *setConfig) (string, error) {
 func (n *Node) completeDemoteDR(in *intent) error {
 	history := durable(n.engine.History(), n.engine.Position().Index)
 	notes := map[string][]byte{
-		noteSet(DR): mustJSON(in.Set), noteSeen(DR): mustJSON(history), noteCAKey(DR): nil, noteTokenKey(DR): nil,
+		noteSet(DR): mustJSON(in.Set), noteSeen(DR): mustJSON(history), noteCAKey(DR): nil, noteNextCAKey(DR): nil, noteTokenKey(DR): nil,
 		// A DR secondary has no part in a performance set of its own.
-		noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, noteCAKey(Performance): nil,
+		noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, noteCAKey(Performance): nil, noteNextCAKey(Performance): nil,
 	}
 	if err := n.done(in, notes); err != nil {
 		return err

@@ -103,7 +103,7 @@ func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
 	seen := in.Set.Before
 	set := *in.Set
 	set.Before = nil
-	notes := map[string][]byte{noteSet(Performance): mustJSON(&set), noteSeen(Performance): mustJSON(seen), noteCAKey(Performance): nil}
+	notes := map[string][]byte{noteSet(Performance): mustJSON(&set), noteSeen(Performance): mustJSON(seen), noteCAKey(Performance): nil, noteNextCAKey(Performance): nil}
 	if err := n.done(in, notes); err != nil {
 		return err
 	}

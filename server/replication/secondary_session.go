@@ -187,7 +187,7 @@ func failure(err error) Event {
 	case errors.Is(err, engine.ErrPoisoned):
 		return Event{Kind: Failed, Reason: err.Error()}
 	case status.Code(err) == codes.PermissionDenied:
-		return Event{Kind: Revoked, Reason: status.Convert(err).Message()}
+		return Event{Kind: Revoked, Reason: plain(err)}
 	case errors.Is(err, errCertificateRefused):
 		return Event{Kind: Revoked, Reason: errCertificateRefused.Error()}
 	}

@@ -40,6 +40,8 @@ type subscription struct {
 	verified wal.Position // where roots were last compared equal
 	root     merkle.RootHash
 
+	confirmed int64 // clock of the heartbeat after which trust was told; of the acknowledging goroutine
+
 	differs bool // roots were found to differ: told once; of the receiving goroutine
 
 	// Of the applying goroutine.
@@ -315,7 +317,9 @@ const minSilence = 3 * time.Second
 func (sub *subscription) ackNow() *ack {
 	l := sub.l
 	link := l.n.link[l.kind].get()
+	trust, authority := sub.trust()
 	a := &ack{
+		Trust: trust, Authority: authority,
 		State: link.Machine.Shown(), Reason: link.Machine.Reason, APIAddr: l.n.cfg.APIAddr, ClusterAddr: l.n.cfg.ClusterAddr,
 		Clock: l.n.now().UnixNano(),
 		Sync: syncFigures{

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,11 @@ type setConfig struct {
 	CA          string `json:"ca"`               // PEM: the CA of the primary that made this set, or that activated this secondary
 	Bundle      string `json:"bundle,omitempty"` // PEM: further CA certificates that are trusted in this set
 	Generation  int64  `json:"generation"`       // Unix nanoseconds at which this part began
+
+	// Of a primary whose CA is being replaced.
+	NextCA    string `json:"next_ca,omitempty"`    // PEM: told to the secondaries, and signs nothing yet
+	FormerCA  string `json:"former_ca,omitempty"`  // PEM, in the bundle too: signs nothing any more
+	RollSince int64  `json:"roll_since,omitempty"` // Unix seconds
 
 	// Of a primary that was promoted.
 	Before   []engine.Reign `json:"before,omitempty"`    // performance: the set's history before this cluster's reign
@@ -42,9 +48,12 @@ const setConfigVersion = 1
 func (s *setConfig) trusted() []byte { return []byte(s.CA + s.Bundle) }
 
 // Names of notes (node scope) and of records in storage.SystemLocal.
-func noteSet(k Kind) string      { return "replication/" + string(k) + "/set" }
-func noteTLSKey(k Kind) string   { return "replication/" + string(k) + "/tls-key" }   // secondary: of its certificate
-func noteCAKey(k Kind) string    { return "replication/" + string(k) + "/ca-key" }    // primary
+func noteSet(k Kind) string    { return "replication/" + string(k) + "/set" }
+func noteTLSKey(k Kind) string { return "replication/" + string(k) + "/tls-key" } // secondary: of its certificate
+func noteCAKey(k Kind) string  { return "replication/" + string(k) + "/ca-key" }  // primary
+func noteNextCAKey(k Kind) string {
+	return "replication/" + string(k) + "/next-ca-key" // of a CA that is about to be in use
+}
 func noteTokenKey(k Kind) string { return "replication/" + string(k) + "/token-key" } // primary; of a performance set a record
 func notePublicKey(k Kind) string {
 	return "replication/" + string(k) + "/public-key" // key of generate-public-key
@@ -94,6 +103,25 @@ func (n *Node) storeSecondary(k Kind, change func(*setConfig) (more map[string][
 	if err := n.engine.NodeSet(notes); err != nil {
 		return fmt.Errorf("storing the configuration of the %s set: %w", k, err)
 	}
+	n.sets[k] = &s
+	return nil
+}
+
+// storePrimary writes a primary's changed configuration and puts it into use. The caller holds admin.
+func (n *Node) storePrimary(ctx context.Context, k Kind, change func(*setConfig)) error {
+	s := *n.set(k)
+	change(&s)
+	var err error
+	if k == DR {
+		err = n.engine.NodeSet(map[string][]byte{noteSet(k): mustJSON(&s)})
+	} else {
+		_, err = n.engine.Do(ctx, &engine.Tx{Writes: []engine.Write{put(noteSet(k), mustJSON(&s))}})
+	}
+	if err != nil {
+		return fmt.Errorf("storing the configuration of the %s set: %w", k, err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.sets[k] = &s
 	return nil
 }

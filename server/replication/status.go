@@ -118,6 +118,7 @@ func (n *Node) primaryStatus(k Kind, out map[string]any) {
 	}
 	out["known_secondaries"], out["secondaries"] = ids, secondaries
 	out["refused_activations"] = refused
+	n.rollStatus(k, out)
 }
 
 // secondaryOf is one element of secondaries.

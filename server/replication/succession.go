@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // A performance set outlives its primary when a DR secondary of it is promoted: the set's secondaries then go on there, without new tokens. For that they
@@ -32,7 +33,7 @@ func (n *Node) successorAuthority() (*successorCA, error) {
 		}
 		return &s, nil
 	}
-	ca, err := newAuthority(Performance, "of a successor", n.now())
+	ca, err := newAuthority(Performance, "of a successor", n.now(), n.cfg.AuthorityLife)
 	if err != nil {
 		return nil, err
 	}
@@ -62,25 +63,36 @@ func checkAuthority(text string) error {
 	return nil
 }
 
-// succession is what a performance primary tells its secondaries: its own CA, and CA and address of the DR secondaries that may take its place.
-func (n *Node) succession() (authorities, addrs []string) {
-	set := n.set(Performance)
+// maxAuthorities bounds how many CAs a heartbeat tells: the one in use, the next, former ones, successors'.
+const maxAuthorities = 2 + maxBundle + maxSuccessors
+
+// succession is what a primary tells its secondaries: the CAs that they are to trust, its own first; of a performance set also the CAs and addresses of the DR
+// secondaries that may take its place.
+func (n *Node) succession(k Kind) (authorities, addrs []string) {
+	set := n.set(k)
 	if set == nil || set.Mode != Primary {
 		return nil, nil
+	}
+	if k == DR {
+		return set.told(), nil
 	}
 	if n.demoting(DR) { // nothing, which leaves what was told: from here on one of those is looked for
 		return nil, nil
 	}
-	authorities = []string{set.CA}
+	authorities = set.told()
 	if n.Mode(DR) != Primary {
 		return authorities, nil
 	}
 	peers, _ := n.peers.all(DR)
+	successors := 0
 	for _, p := range peers {
-		if p.Authority == "" || len(authorities) > maxSuccessors {
+		if p.Authority == "" || successors == maxSuccessors {
 			continue
 		}
-		authorities = append(authorities, p.Authority)
+		successors++
+		if !slices.Contains(authorities, p.Authority) {
+			authorities = append(authorities, p.Authority)
+		}
 		if _, ok := hostPort(p.ClusterAddr); ok {
 			addrs = append(addrs, p.ClusterAddr)
 		}
@@ -88,26 +100,28 @@ func (n *Node) succession() (authorities, addrs []string) {
 	return authorities, cleanAddrs(addrs)
 }
 
-// knowSuccession keeps whom a performance secondary will trust, and where it will look, should its primary not come back.
+// knowSuccession keeps whom a secondary trusts, and where a performance secondary will look, should its primary not come back.
 func (n *Node) knowSuccession(k Kind, authorities, addrs []string) error {
 	set := n.set(k)
-	if set == nil || k != Performance || len(authorities) == 0 {
+	if set == nil || len(authorities) == 0 {
 		return nil
 	}
-	var bundle string
-	for _, ca := range authorities {
-		if ca != set.CA {
-			bundle += ca
-		}
+	ca, bundle := authorities[0], strings.Join(authorities[1:], "")
+	if addrs = cleanAddrs(addrs); k != Performance {
+		addrs = nil
 	}
-	addrs = cleanAddrs(addrs)
-	if set.Bundle == bundle && slices.Equal(set.Failover, addrs) {
+	if set.CA == ca && set.Bundle == bundle && slices.Equal(set.Failover, addrs) {
 		return nil
 	}
-	return n.storeSecondary(k, func(s *setConfig) map[string][]byte {
-		s.Bundle, s.Failover = bundle, addrs
+	err := n.storeSecondary(k, func(s *setConfig) map[string][]byte {
+		s.CA, s.Bundle, s.Failover = ca, bundle, addrs
 		return nil
 	})
+	if err == nil && ca != set.CA {
+		n.log.Info("the primary's CA is another", "set", string(k))
+		wake(n.renewing[k])
+	}
+	return err
 }
 
 // foundSuccessor makes the address at which a former DR secondary answered as the primary the first one to be tried.

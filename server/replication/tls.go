@@ -60,6 +60,7 @@ type certificates struct {
 type serverCertificate struct {
 	cert  *tls.Certificate
 	set   string
+	ca    string // PEM: that signed it
 	renew time.Time
 }
 
@@ -72,7 +73,7 @@ func (c *certificates) server(k Kind) (*tls.Certificate, error) {
 	now := c.node.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if m := c.made[k]; m != nil && m.set == set.Set && now.Before(m.renew) {
+	if m := c.made[k]; m != nil && m.set == set.Set && m.ca == set.CA && now.Before(m.renew) {
 		return m.cert, nil
 	}
 	ca, err := c.node.authority(k, set)
@@ -96,7 +97,7 @@ func (c *certificates) server(k Kind) (*tls.Certificate, error) {
 	if c.made == nil {
 		c.made = map[Kind]*serverCertificate{}
 	}
-	c.made[k] = &serverCertificate{cert: cert, set: set.Set, renew: now.Add(memberLife / 2)}
+	c.made[k] = &serverCertificate{cert: cert, set: set.Set, ca: set.CA, renew: now.Add(memberLife / 2)}
 	return cert, nil
 }
 
@@ -109,16 +110,27 @@ func (c *certificates) forget(k Kind) {
 
 // authority returns the CA of a set whose primary this cluster is.
 func (n *Node) authority(k Kind, set *setConfig) (*authority, error) {
-	key := n.engine.NodeGet(noteCAKey(k))
-	if key == nil {
-		return nil, fmt.Errorf("the CA key of the %s set is not on this node", k)
+	return n.authorityFor(k, set.CA)
+}
+
+// authorityFor returns the CA with a certificate, if its key is one of those on this node: while a CA is being replaced there are two.
+func (n *Node) authorityFor(k Kind, certificate string) (*authority, error) {
+	for _, note := range []string{noteCAKey(k), noteNextCAKey(k)} {
+		key := n.engine.NodeGet(note)
+		if key == nil {
+			continue
+		}
+		ca, err := loadAuthority([]byte(certificate), key)
+		if errors.Is(err, errNotItsKey) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		ca.life = n.cfg.CertificateLife
+		return ca, nil
 	}
-	ca, err := loadAuthority([]byte(set.CA), key)
-	if err != nil {
-		return nil, err
-	}
-	ca.life = n.cfg.CertificateLife
-	return ca, nil
+	return nil, fmt.Errorf("the CA key of the %s set is not on this node", k)
 }
 
 // serverTLS is the configuration of the cluster port: TLS 1.3 only, mutual, without session tickets; the set is chosen by the protocol name.

@@ -20,8 +20,8 @@ import (
 
 // How long certificates are valid. They begin an hour in the past, so that clocks may differ.
 const (
-	caLife     = 20 * 365 * 24 * time.Hour
-	memberLife = 72 * time.Hour // of a secondary's, unless Config.CertificateLife says otherwise; of a primary's always
+	caLife     = 20 * 365 * 24 * time.Hour // unless Config.AuthorityLife says otherwise
+	memberLife = 72 * time.Hour            // of a secondary's, unless Config.CertificateLife says otherwise; of a primary's always
 	backdate   = time.Hour
 )
 
@@ -52,7 +52,7 @@ type authority struct {
 }
 
 // newAuthority makes the private CA of a set.
-func newAuthority(k Kind, set string, now time.Time) (*authority, error) {
+func newAuthority(k Kind, set string, now time.Time, life time.Duration) (*authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("making the CA's key: %w", err)
@@ -61,7 +61,7 @@ func newAuthority(k Kind, set string, now time.Time) (*authority, error) {
 		SerialNumber:          newSerial(),
 		Subject:               pkix.Name{CommonName: "lockstep " + string(k) + " set " + set},
 		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(caLife),
+		NotAfter:              now.Add(life),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 		MaxPathLenZero:        true,
@@ -88,8 +88,13 @@ func loadAuthority(certPEM, keyPEM []byte) (*authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the CA's key: %w", err)
 	}
+	if pub, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(certs[0].PublicKey) {
+		return nil, errNotItsKey
+	}
 	return &authority{cert: certs[0], key: key}, nil
 }
+
+var errNotItsKey = errors.New("the CA's certificate is not for its key")
 
 // signServer certifies a primary's key for a set's cluster port.
 func (a *authority) signServer(pub crypto.PublicKey, k Kind, set string, now time.Time) ([]byte, error) {

@@ -188,8 +188,8 @@ type heartbeat struct {
 	Addresses []string
 	APIAddr   string
 
-	Authorities []string // performance: the primary's CA and its possible successors'
-	Failover    []string // and their addresses
+	Authorities []string // CAs to trust, the one that signs first
+	Failover    []string // performance: addresses of the primary's possible successors
 }
 
 func encodeHeartbeat(h *heartbeat) *pb.Heartbeat {
@@ -221,7 +221,7 @@ func decodeHeartbeat(in *pb.Heartbeat) (*heartbeat, error) {
 	if err := checkText("an address", append(h.Addresses[:len(h.Addresses):len(h.Addresses)], h.APIAddr)...); err != nil {
 		return nil, err
 	}
-	if len(in.GetAuthorities()) > maxSuccessors+1 || len(in.GetFailoverAddresses()) > maxAddresses {
+	if len(in.GetAuthorities()) > maxAuthorities || len(in.GetFailoverAddresses()) > maxAddresses {
 		return nil, malformed("a heartbeat with %d CAs and %d addresses of successors", len(in.GetAuthorities()), len(in.GetFailoverAddresses()))
 	}
 	for _, ca := range in.GetAuthorities() {
@@ -248,6 +248,7 @@ type ack struct {
 	ClusterAddr      string
 	Clock, Heard     int64
 	Sync             syncFigures
+	Trust, Authority *[32]byte // see trustTold; nil: nothing new
 }
 
 // syncFigures counts what syncs cost since the secondary started.
@@ -265,6 +266,9 @@ func encodeAck(a *ack) *pb.Ack {
 	}
 	if a.Root != nil {
 		out.Root = a.Root[:]
+	}
+	if a.Trust != nil && a.Authority != nil {
+		out.Trust, out.Authority = a.Trust[:], a.Authority[:]
 	}
 	return out
 }
@@ -290,6 +294,17 @@ func decodeAck(in *pb.Ack) (*ack, error) {
 	if a.Applied, err = decodePosition(in.Applied); err != nil {
 		return nil, err
 	}
-	a.Root, err = decodeRoot(in.Root)
-	return a, err
+	if a.Root, err = decodeRoot(in.Root); err != nil {
+		return nil, err
+	}
+	var trust, authority [32]byte
+	told, err := decodeOptional(trust[:], in.Trust, "hash of trusted CAs")
+	if err != nil || !told {
+		return a, err
+	}
+	if _, err := decodeOptional(authority[:], in.Authority, "hash of a CA"); err != nil {
+		return nil, err
+	}
+	a.Trust, a.Authority = &trust, &authority
+	return a, nil
 }

@@ -60,7 +60,7 @@ func testHeartbeat() *heartbeat {
 func testAck() *ack {
 	return &ack{
 		Durable: testPlace, Applied: testPlace, State: "stream-wals", Reason: "r", Root: &testRoot, APIAddr: "a", ClusterAddr: "b", Clock: 1, Heard: 2,
-		Sync: syncFigures{1, 2, 3, 4},
+		Sync: syncFigures{1, 2, 3, 4}, Trust: &[32]byte{5}, Authority: &[32]byte{6},
 	}
 }
 

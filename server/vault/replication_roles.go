@@ -23,6 +23,11 @@ func demotePrimary(n node, r *request, k replication.Kind) (string, error) {
 	return n.DemotePrimary(r.ctx, k)
 }
 
+// rotateCA changes no role; it answers as those calls do.
+func rotateCA(n node, r *request, k replication.Kind) (string, error) {
+	return n.RollAuthority(r.ctx, k)
+}
+
 func disablePrimary(n node, r *request, k replication.Kind) (string, error) {
 	return n.DisablePrimary(r.ctx, k)
 }

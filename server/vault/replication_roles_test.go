@@ -2,6 +2,7 @@ package vault_test
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/lockstepdb/lockstep/server/replication"
@@ -16,6 +17,8 @@ func TestRoleCallsOfThePerformanceSet(t *testing.T) {
 	const perf, old = "sys/replication/performance/", "sys/replication/"
 	c.story(t, []step{
 		{"demote", "PUT", perf + "primary/demote", "", "", 200, map[string]string{"data": `null`, "warnings": `["demoting"]`}},
+		{"another CA", "PUT", perf + "primary/rotate-ca", "", "", 200, map[string]string{"data": `null`, "warnings": `["another CA"]`}},
+		{"another CA without a token", "PUT", perf + "primary/rotate-ca", "", "none", 403, nil},
 		{"disable", "PUT", perf + "primary/disable", "null", "", 200, map[string]string{"warnings": `["disabling"]`}},
 		{"public key", "PUT", perf + "secondary/generate-public-key", "", "", 200, map[string]string{"data": `{"secondary_public_key":"a2V5"}`}},
 		{"promote", "PUT", perf + "secondary/promote", `{"primary_cluster_addr":"lb:8201"}`, "", 200, map[string]string{"warnings": `["promoting"]`}},
@@ -40,7 +43,7 @@ func TestRoleCallsOfThePerformanceSet(t *testing.T) {
 		{"forced", "PUT", perf + "secondary/promote", `{"force":"true"}`, "", 200, nil},
 	})
 	want := []string{
-		"demote performance", "disable primary performance", "public key performance", "promote performance {PrimaryClusterAddr:lb:8201 Force:false}",
+		"demote performance", "rotate ca performance", "disable primary performance", "public key performance", "promote performance {PrimaryClusterAddr:lb:8201 Force:false}",
 		"disable secondary performance", `update primary performance "x" [] http://p f d`, `update primary performance "" []   `,
 		"update primary performance none [a:1 b:2]   ", "update primary performance none [a:1 b:2]   ",
 	}
@@ -87,5 +90,43 @@ func TestCallsOfADRSecondaryAreAuthorisedByTheirBody(t *testing.T) {
 		if strings.HasPrefix(call, "promote") && !strings.HasPrefix(call, "promote dr") {
 			t.Errorf("a call of the DR set asked for %s", call)
 		}
+	}
+}
+
+// demotedMeanwhile is a node whose cluster ceases to be the primary of a set just before a write that was let in is committed.
+type demotedMeanwhile struct {
+	part
+	of     replication.Kind
+	ceased atomic.Bool
+}
+
+func (d *demotedMeanwhile) Mode(k replication.Kind) replication.Mode {
+	if k == d.of && d.ceased.Load() {
+		return replication.Secondary
+	}
+	return d.part.Mode(k)
+}
+
+func (d *demotedMeanwhile) HoldRole() (release func()) {
+	d.ceased.Store(true)
+	return func() {}
+}
+
+func TestAWriteThatADemotionOvertookIsRefusedAndNotWritten(t *testing.T) {
+	for _, k := range []replication.Kind{replication.DR, replication.Performance} {
+		t.Run(string(k), func(t *testing.T) {
+			t.Parallel()
+			c := ready(t)
+			d := &demotedMeanwhile{part: part{dr: replication.Primary, performance: replication.Primary}, of: k}
+			vault.SetNode(c.core, d)
+			before := c.engine.Position()
+			g := c.must(503, "PUT", "kv/x", `{"a":1}`)
+			if !d.ceased.Load() || !strings.Contains(string(g.raw), "nothing was written: repeat it") {
+				t.Errorf("got %v, want a sentence that says to repeat the request", g)
+			}
+			if after := c.engine.Position(); after != before {
+				t.Errorf("the refused write was committed: from index %d to %d", before.Index, after.Index)
+			}
+		})
 	}
 }

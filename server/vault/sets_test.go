@@ -116,6 +116,11 @@ func (p *part) PromoteSecondary(_ context.Context, k replication.Kind, o replica
 	return "promoting", nil
 }
 
+func (p *part) RollAuthority(_ context.Context, k replication.Kind) (string, error) {
+	p.note("rotate ca %s", k)
+	return "another CA", nil
+}
+
 func (p *part) HoldRole() (release func()) { return func() {} }
 
 func (p *part) DemotePrimary(_ context.Context, k replication.Kind) (string, error) {

@@ -1,0 +1,82 @@
+package replication
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/lockstepdb/lockstep/server/engine/enginetest"
+	"github.com/lockstepdb/lockstep/storage"
+)
+
+// TestAPerformanceDemotionWaitsForWritesOnTheirWay holds a write as a client's request does, between the look at the role and the commit, and demotes
+// meanwhile: what the client was told is durable must be at the secondary when the streams have ended.
+func TestAPerformanceDemotionWaitsForWritesOnTheirWay(t *testing.T) {
+	t.Parallel()
+	p := newCapablePrimary(t, Performance)
+	s := p.follow(Performance, "eu")
+	p.caughtUp(Performance, s)
+
+	release := p.n.HoldRole()
+	demoted := make(chan error, 1)
+	go func() {
+		_, err := p.n.DemotePrimary(enginetest.Context(t), Performance)
+		demoted <- err
+	}()
+	var early bool
+	var err error
+	p.until("the demotion waits for the write, or has ended without it", func() bool {
+		select {
+		case err = <-demoted:
+			early = true
+			return true
+		default:
+		}
+		if p.n.writes.TryRLock() {
+			p.n.writes.RUnlock()
+			return false
+		}
+		return true
+	})
+	if p.n.Mode(Performance) == Primary {
+		t.Error("a demotion that waits lets other writes in")
+	}
+	enginetest.MustPut(t, p.e, shared, storage.Replicated, "on its way", "v")
+	release()
+	if early {
+		t.Fatalf("the demotion ended (%v) while a write was on its way into the log", err)
+	}
+	if err := <-demoted; err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.e.Get(shared, []byte("on its way")); err != nil || string(r.Value) != "v" {
+		t.Errorf("the secondary has %q, %v: the streams ended without the last acknowledged write", r.Value, err)
+	}
+}
+
+// TestTheLastHeartbeatsBeforeADRDemotionLeaveTheSuccessorsKnown lets heartbeats come between the beginning of a DR demotion and the end of the streams: they
+// must not make a performance secondary forget where to look next.
+func TestTheLastHeartbeatsBeforeADRDemotionLeaveTheSuccessorsKnown(t *testing.T) {
+	t.Parallel()
+	p := newCapablePrimary(t, DR, Performance)
+	d := p.enrol(DR, "standby").capable()
+	d.addr = d.bind
+	d.run()
+	s := p.follow(Performance, "eu")
+	knows := func() bool {
+		set := s.n.set(Performance)
+		return set.Bundle != "" && slices.Equal(set.Failover, cleanAddrs([]string{d.addr}))
+	}
+	s.until("the secondary knows its primary's successor", knows)
+
+	if _, err := p.n.DemotePrimary(enginetest.Context(t), DR); err != nil {
+		t.Fatal(err)
+	}
+	// The store is not opened anew yet: streams go on, as they do while a server drains them.
+	for range 2 {
+		last := s.n.link[Performance].get().Primary.LastHeartbeat
+		s.until("another heartbeat has come", func() bool { return s.n.link[Performance].get().Primary.LastHeartbeat.After(last) })
+	}
+	if !knows() {
+		t.Errorf("after the last heartbeats the secondary looks for its next primary at %q", s.n.set(Performance).Failover)
+	}
+}
