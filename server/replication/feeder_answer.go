@@ -133,7 +133,12 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 		a.Log = log
 	}
 	if welcome {
-		f.n.peers.update(f.peer.Kind, f.peer.ID, func(ps *peerState) { ps.Acked, ps.Placed = a.From, true })
+		f.n.peers.update(f.peer.Kind, f.peer.ID, func(ps *peerState) {
+			ps.Acked, ps.Placed = a.From, true
+			if d.Kind != Continue || a.Resume { // what it acknowledges is not readable there: it confirms nothing
+				ps.State = ""
+			}
+		})
 	}
 	f.hold(a.From.Index+1, welcome)
 	return a, nil

@@ -118,6 +118,7 @@ type Node struct {
 	clients *clientListener // of the cluster port; nil until Run (guarded by mu)
 	forward forwarder       // connection of forwarded requests
 	covers  coverCache      // what secondaries may ask for
+	levels  levels          // of synchronous sets
 	held    holdings        // what this cluster, a secondary, leaves out
 	feeding sync.WaitGroup  // goroutines of streams that this cluster feeds
 

@@ -31,6 +31,9 @@ func (n *Node) mayPromote(k Kind) error {
 			return err
 		}
 	}
+	if err := n.holdsConfirmed(k); err != nil {
+		return err
+	}
 	l := n.link[k].get()
 	switch s := n.engine.SyncState(); {
 	case s != nil:

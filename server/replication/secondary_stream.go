@@ -227,6 +227,9 @@ func (sub *subscription) beat(h *heartbeat) error {
 	if err := l.n.knowSuccession(l.kind, h.Authorities, h.Failover); err != nil {
 		return err
 	}
+	if err := l.n.heardConfirmed(l.kind, h); err != nil {
+		return err
+	}
 	at := l.place()
 	l.n.link[l.kind].update(func(s *linkState) {
 		s.Primary.LastHeartbeat = now
