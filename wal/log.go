@@ -56,7 +56,7 @@ type Log struct {
 	meta    *meta
 	handles *handles
 
-	change sync.Mutex     // held by whatever changes the log: Append, Rotate, Truncate, Reset, Close
+	change sync.Mutex     // held by whatever changes the log: Append, Rotate, Truncate, Reset, Cut, Close
 	active *boltfile.File // the last segment's file while it takes frames; guarded by change
 	buf    []byte         // memory of sealed frames on their way into a segment; guarded by change
 
