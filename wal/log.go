@@ -87,6 +87,13 @@ func (l *Log) First() uint64 {
 	return l.base.Index + 1
 }
 
+// Base returns the place before the first frame held.
+func (l *Log) Base() Position {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.base.Position
+}
+
 // Bytes returns the size of the frames held from index on. Within the first
 // segment concerned it is in proportion to the entries, unless those frames are still in memory.
 func (l *Log) Bytes(from uint64) int64 {
