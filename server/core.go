@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/lockstepdb/lockstep/internal/buildinfo"
 	"github.com/lockstepdb/lockstep/internal/seal"
+	"github.com/lockstepdb/lockstep/server/archive"
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
 	"github.com/lockstepdb/lockstep/server/vault"
@@ -186,7 +188,12 @@ func (c *core) build() error {
 	if c.vault, err = vault.New(vaultConfig); err != nil {
 		return fmt.Errorf("start the API: %w", err)
 	}
+	archives, err := archive.Open(archive.Options{Dir: filepath.Join(n.dir.Path, archiveName), Sealer: c.keys.Keyring(), FreeDisk: n.dir.FreeDisk, Seam: n.cfg.Seam})
+	if err != nil {
+		return fmt.Errorf("start replication: %w", err)
+	}
 	c.replication, err = replication.New(replication.Config{
+		Archives:          archives,
 		Engine:            c.engine,
 		Logger:            c.log,
 		APIAddr:           n.addresses.API,

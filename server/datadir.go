@@ -18,6 +18,7 @@ const (
 	lockName    = "lock"
 	currentName = "CURRENT"
 	trashName   = "trash"
+	archiveName = "archive"
 )
 
 // lockWait is how long a starting process waits for another one to end: a

@@ -30,6 +30,7 @@
 //	  seal.json     the keys of the store, sealed; see internal/seal
 //	dev-seal.key    of a development server: what unseals its store
 //	trash/TIME-gen-NNNN/   generations that were replaced, kept for trash_keep
+//	archive/        what rewinds and repairs took back, of all generations; server/archive describes it
 //	*.new           unfinished; removed at the next start
 //
 // A generation is complete and synced before CURRENT is replaced by one

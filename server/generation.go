@@ -232,7 +232,7 @@ func (d *DataDir) knowsEverything() error {
 		switch name := e.Name(); {
 		case name == currentName:
 			return nil
-		case name == lockName, name == trashName, name == devKeyName, name == "lost+found", strings.HasPrefix(name, currentName):
+		case name == lockName, name == trashName, name == archiveName, name == devKeyName, name == "lost+found", strings.HasPrefix(name, currentName):
 		case strings.HasPrefix(name, generationPrefix):
 		default:
 			foreign = name

@@ -106,8 +106,8 @@
 //	notes     the note's key           the note
 //
 // Segments follow each other without a gap from base on; only the last may be
-// unsealed, and its end is then where it began. A cut segment's file holds a torn
-// tail behind its end that is not part of the log.
+// unsealed, and its end is then where it began. A cut segment's file holds behind its end
+// what is not part of the log: a torn tail, or frames that Cut took back.
 //
 // The sum covers, each with its length (8) before it: base; key and value of each segment; key and
 // value of each note, all in the order of keys.
@@ -125,6 +125,6 @@
 // # Order of changes
 //
 // A new segment: file, synced, with its name; then one commit of meta.db that
-// lists it and seals the one before; then the first frames. Truncate and Reset: one commit of meta.db, then
+// lists it and seals the one before; then the first frames. Truncate, Reset and Cut: one commit of meta.db, then
 // the files are unlinked.
 package wal

@@ -56,7 +56,7 @@ type Log struct {
 	meta    *meta
 	handles *handles
 
-	change sync.Mutex     // held by whatever changes the log: Append, Rotate, Truncate, Reset, Close
+	change sync.Mutex     // held by whatever changes the log: Append, Rotate, Truncate, Reset, Cut, Close
 	active *boltfile.File // the last segment's file while it takes frames; guarded by change
 	buf    []byte         // memory of sealed frames on their way into a segment; guarded by change
 
@@ -85,6 +85,13 @@ func (l *Log) First() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.base.Index + 1
+}
+
+// Base returns the place before the first frame held.
+func (l *Log) Base() Position {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.base.Position
 }
 
 // Bytes returns the size of the frames held from index on. Within the first

@@ -57,4 +57,14 @@ func (r *ring) bytesFrom(index uint64) (n int64, ok bool) {
 	return n, true
 }
 
+// cut forgets the frames after index.
+func (r *ring) cut(index uint64) {
+	n := len(r.frames)
+	for ; n > 0 && r.frames[n-1].First > index; n-- {
+		r.bytes -= memoryBytes(r.frames[n-1])
+		r.frames[n-1] = nil
+	}
+	r.frames = r.frames[:n]
+}
+
 func (r *ring) reset() { r.frames, r.bytes = nil, 0 }

@@ -56,7 +56,7 @@ type segment struct {
 	end    place // of its last frame; the place before it while it is empty
 	bytes  int64 // of headers and entries
 	sealed bool
-	cut    bool  // the file holds a torn tail behind end that is not part of the log
+	cut    bool  // the file holds, behind end, a torn tail or what Cut took back: not part of the log
 	damage error // what Open found and, read-only, let pass
 }
 

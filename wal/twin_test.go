@@ -50,6 +50,9 @@ func (w *twin) step(t *testing.T) string {
 	case 1:
 		w.truncate(t)
 		return "truncate"
+	case 4:
+		w.cut(t)
+		return "cut"
 	case 2: // as after a kill: what is on disk now, without Close
 		w.cfg.Dir = crash(t, w.cfg.Dir)
 		_ = w.log.Close()
@@ -69,6 +72,23 @@ func (w *twin) step(t *testing.T) string {
 	}
 	mustAppend(t, w.log, frames...)
 	return fmt.Sprint("append ", len(frames))
+}
+
+// cut takes back a few frames, perhaps all, to the end of one or to where the log begins.
+func (w *twin) cut(t *testing.T) {
+	n := max(w.from, len(w.all)-w.rng.IntN(8))
+	to, chain := wal.Position{}, wal.Hash{}
+	if n > 0 {
+		to, chain = w.all[n-1].Position(), w.all[n-1].Chain
+	}
+	if err := w.log.Cut(to, map[string][]byte{"cut": {byte(n)}}); err != nil {
+		t.Fatalf("cutting the log after %d: %v", to.Index, err)
+	}
+	if got := w.log.Note("cut"); len(got) != 1 || got[0] != byte(n) {
+		t.Fatalf("the note of the cut: got %v, want %d", got, byte(n))
+	}
+	w.all, w.chain, w.next = w.all[:n], chain, to.Index+1
+	w.fork[2]++
 }
 
 func (w *twin) truncate(t *testing.T) {

@@ -355,6 +355,7 @@ type Reign struct {
 	Who           string                 `protobuf:"bytes,6,opt,name=who,proto3" json:"who,omitempty"`
 	When          int64                  `protobuf:"varint,7,opt,name=when,proto3" json:"when,omitempty"` // Unix nanoseconds
 	Overrides     [][]byte               `protobuf:"bytes,8,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	ParentEnd     uint64                 `protobuf:"varint,9,opt,name=parent_end,json=parentEnd,proto3" json:"parent_end,omitempty"` // in a set's history, when the parent is of another log: the last index there that counts
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -443,6 +444,13 @@ func (x *Reign) GetOverrides() [][]byte {
 		return x.Overrides
 	}
 	return nil
+}
+
+func (x *Reign) GetParentEnd() uint64 {
+	if x != nil {
+		return x.ParentEnd
+	}
+	return 0
 }
 
 type FromSecondary struct {
@@ -1238,6 +1246,8 @@ type Answer struct {
 	ClusterId     string                 `protobuf:"bytes,8,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	ClusterName   string                 `protobuf:"bytes,9,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
 	Coverage      *Coverage              `protobuf:"bytes,10,opt,name=coverage,proto3" json:"coverage,omitempty"` // performance: in force from here on
+	Common        *Position              `protobuf:"bytes,11,opt,name=common,proto3" json:"common,omitempty"`     // rewind: the last place of the secondary's that counts; from is the same place in the feeder's log
+	Log           []*Reign               `protobuf:"bytes,12,rep,name=log,proto3" json:"log,omitempty"`           // performance: of the feeder's log, when from lies before its reign
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1338,6 +1348,20 @@ func (x *Answer) GetClusterName() string {
 func (x *Answer) GetCoverage() *Coverage {
 	if x != nil {
 		return x.Coverage
+	}
+	return nil
+}
+
+func (x *Answer) GetCommon() *Position {
+	if x != nil {
+		return x.Common
+	}
+	return nil
+}
+
+func (x *Answer) GetLog() []*Reign {
+	if x != nil {
+		return x.Log
 	}
 	return nil
 }
@@ -2766,7 +2790,7 @@ const file_replication_proto_rawDesc = "" +
 	"\x05epoch\x18\x03 \x01(\v2\x1e.lockstep.replication.v1.EpochR\x05epoch\x12=\n" +
 	"\bposition\x18\x04 \x01(\v2!.lockstep.replication.v1.PositionR\bposition\x12\x14\n" +
 	"\x05flags\x18\x05 \x01(\rR\x05flags\x12\x16\n" +
-	"\x06length\x18\x06 \x01(\x04R\x06length\"\xc1\x01\n" +
+	"\x06length\x18\x06 \x01(\x04R\x06length\"\xe0\x01\n" +
 	"\x05Reign\x12\x18\n" +
 	"\aordinal\x18\x01 \x01(\x04R\aordinal\x12\x18\n" +
 	"\alineage\x18\x02 \x01(\fR\alineage\x12\x12\n" +
@@ -2775,7 +2799,9 @@ const file_replication_proto_rawDesc = "" +
 	"\x06parent\x18\x05 \x01(\fR\x06parent\x12\x10\n" +
 	"\x03who\x18\x06 \x01(\tR\x03who\x12\x12\n" +
 	"\x04when\x18\a \x01(\x03R\x04when\x12\x1c\n" +
-	"\toverrides\x18\b \x03(\fR\toverrides\"\x84\x01\n" +
+	"\toverrides\x18\b \x03(\fR\toverrides\x12\x1d\n" +
+	"\n" +
+	"parent_end\x18\t \x01(\x04R\tparentEnd\"\x84\x01\n" +
 	"\rFromSecondary\x126\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1e.lockstep.replication.v1.HelloH\x00R\x05hello\x120\n" +
 	"\x03ack\x18\x02 \x01(\v2\x1c.lockstep.replication.v1.AckH\x00R\x03ackB\t\n" +
@@ -2842,7 +2868,7 @@ const file_replication_proto_rawDesc = "" +
 	"\x05batch\x18\x02 \x01(\v2\x1e.lockstep.replication.v1.BatchH\x00R\x05batch\x123\n" +
 	"\x04part\x18\x03 \x01(\v2\x1d.lockstep.replication.v1.PartH\x00R\x04part\x12B\n" +
 	"\theartbeat\x18\x04 \x01(\v2\".lockstep.replication.v1.HeartbeatH\x00R\theartbeatB\t\n" +
-	"\amessage\"\xe4\x04\n" +
+	"\amessage\"\xd1\x05\n" +
 	"\x06Answer\x121\n" +
 	"\x04head\x18\x01 \x01(\v2\x1d.lockstep.replication.v1.HeadR\x04head\x128\n" +
 	"\x04kind\x18\x02 \x01(\x0e2$.lockstep.replication.v1.Answer.KindR\x04kind\x12\x16\n" +
@@ -2855,7 +2881,9 @@ const file_replication_proto_rawDesc = "" +
 	"cluster_id\x18\b \x01(\tR\tclusterId\x12!\n" +
 	"\fcluster_name\x18\t \x01(\tR\vclusterName\x12=\n" +
 	"\bcoverage\x18\n" +
-	" \x01(\v2!.lockstep.replication.v1.CoverageR\bcoverage\"\xb4\x01\n" +
+	" \x01(\v2!.lockstep.replication.v1.CoverageR\bcoverage\x129\n" +
+	"\x06common\x18\v \x01(\v2!.lockstep.replication.v1.PositionR\x06common\x120\n" +
+	"\x03log\x18\f \x03(\v2\x1e.lockstep.replication.v1.ReignR\x03log\"\xb4\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rKIND_CONTINUE\x10\x01\x12\x0f\n" +
@@ -3061,44 +3089,46 @@ var file_replication_proto_depIdxs = []int32{
 	3,  // 23: lockstep.replication.v1.Answer.from:type_name -> lockstep.replication.v1.Position
 	5,  // 24: lockstep.replication.v1.Answer.history:type_name -> lockstep.replication.v1.Reign
 	8,  // 25: lockstep.replication.v1.Answer.coverage:type_name -> lockstep.replication.v1.Coverage
-	4,  // 26: lockstep.replication.v1.Batch.head:type_name -> lockstep.replication.v1.Head
-	3,  // 27: lockstep.replication.v1.Batch.follows:type_name -> lockstep.replication.v1.Position
-	16, // 28: lockstep.replication.v1.Batch.frames:type_name -> lockstep.replication.v1.Frame
-	17, // 29: lockstep.replication.v1.Batch.entries:type_name -> lockstep.replication.v1.Cut
-	5,  // 30: lockstep.replication.v1.Batch.history:type_name -> lockstep.replication.v1.Reign
-	8,  // 31: lockstep.replication.v1.Batch.coverage:type_name -> lockstep.replication.v1.Coverage
-	3,  // 32: lockstep.replication.v1.Cut.at:type_name -> lockstep.replication.v1.Position
-	4,  // 33: lockstep.replication.v1.Heartbeat.head:type_name -> lockstep.replication.v1.Head
-	20, // 34: lockstep.replication.v1.SplitRequest.ranges:type_name -> lockstep.replication.v1.Range
-	3,  // 35: lockstep.replication.v1.SplitReply.read_at:type_name -> lockstep.replication.v1.Position
-	23, // 36: lockstep.replication.v1.SplitReply.parts:type_name -> lockstep.replication.v1.Parts
-	25, // 37: lockstep.replication.v1.SplitReply.keyspaces:type_name -> lockstep.replication.v1.Keyspace
-	24, // 38: lockstep.replication.v1.Parts.children:type_name -> lockstep.replication.v1.Child
-	20, // 39: lockstep.replication.v1.ItemsRequest.ranges:type_name -> lockstep.replication.v1.Range
-	3,  // 40: lockstep.replication.v1.ItemsReply.read_at:type_name -> lockstep.replication.v1.Position
-	28, // 41: lockstep.replication.v1.ItemsReply.items:type_name -> lockstep.replication.v1.Item
-	20, // 42: lockstep.replication.v1.RecordsRequest.range:type_name -> lockstep.replication.v1.Range
-	3,  // 43: lockstep.replication.v1.RecordsReply.read_at:type_name -> lockstep.replication.v1.Position
-	31, // 44: lockstep.replication.v1.RecordsReply.records:type_name -> lockstep.replication.v1.Record
-	33, // 45: lockstep.replication.v1.ForwardRequest.header:type_name -> lockstep.replication.v1.HeaderField
-	33, // 46: lockstep.replication.v1.ForwardReply.header:type_name -> lockstep.replication.v1.HeaderField
-	6,  // 47: lockstep.replication.v1.Replication.Stream:input_type -> lockstep.replication.v1.FromSecondary
-	21, // 48: lockstep.replication.v1.Replication.Split:input_type -> lockstep.replication.v1.SplitRequest
-	26, // 49: lockstep.replication.v1.Replication.Items:input_type -> lockstep.replication.v1.ItemsRequest
-	29, // 50: lockstep.replication.v1.Replication.Records:input_type -> lockstep.replication.v1.RecordsRequest
-	32, // 51: lockstep.replication.v1.Replication.Forward:input_type -> lockstep.replication.v1.ForwardRequest
-	35, // 52: lockstep.replication.v1.Replication.Renew:input_type -> lockstep.replication.v1.RenewRequest
-	13, // 53: lockstep.replication.v1.Replication.Stream:output_type -> lockstep.replication.v1.FromPrimary
-	22, // 54: lockstep.replication.v1.Replication.Split:output_type -> lockstep.replication.v1.SplitReply
-	27, // 55: lockstep.replication.v1.Replication.Items:output_type -> lockstep.replication.v1.ItemsReply
-	30, // 56: lockstep.replication.v1.Replication.Records:output_type -> lockstep.replication.v1.RecordsReply
-	34, // 57: lockstep.replication.v1.Replication.Forward:output_type -> lockstep.replication.v1.ForwardReply
-	36, // 58: lockstep.replication.v1.Replication.Renew:output_type -> lockstep.replication.v1.RenewReply
-	53, // [53:59] is the sub-list for method output_type
-	47, // [47:53] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	3,  // 26: lockstep.replication.v1.Answer.common:type_name -> lockstep.replication.v1.Position
+	5,  // 27: lockstep.replication.v1.Answer.log:type_name -> lockstep.replication.v1.Reign
+	4,  // 28: lockstep.replication.v1.Batch.head:type_name -> lockstep.replication.v1.Head
+	3,  // 29: lockstep.replication.v1.Batch.follows:type_name -> lockstep.replication.v1.Position
+	16, // 30: lockstep.replication.v1.Batch.frames:type_name -> lockstep.replication.v1.Frame
+	17, // 31: lockstep.replication.v1.Batch.entries:type_name -> lockstep.replication.v1.Cut
+	5,  // 32: lockstep.replication.v1.Batch.history:type_name -> lockstep.replication.v1.Reign
+	8,  // 33: lockstep.replication.v1.Batch.coverage:type_name -> lockstep.replication.v1.Coverage
+	3,  // 34: lockstep.replication.v1.Cut.at:type_name -> lockstep.replication.v1.Position
+	4,  // 35: lockstep.replication.v1.Heartbeat.head:type_name -> lockstep.replication.v1.Head
+	20, // 36: lockstep.replication.v1.SplitRequest.ranges:type_name -> lockstep.replication.v1.Range
+	3,  // 37: lockstep.replication.v1.SplitReply.read_at:type_name -> lockstep.replication.v1.Position
+	23, // 38: lockstep.replication.v1.SplitReply.parts:type_name -> lockstep.replication.v1.Parts
+	25, // 39: lockstep.replication.v1.SplitReply.keyspaces:type_name -> lockstep.replication.v1.Keyspace
+	24, // 40: lockstep.replication.v1.Parts.children:type_name -> lockstep.replication.v1.Child
+	20, // 41: lockstep.replication.v1.ItemsRequest.ranges:type_name -> lockstep.replication.v1.Range
+	3,  // 42: lockstep.replication.v1.ItemsReply.read_at:type_name -> lockstep.replication.v1.Position
+	28, // 43: lockstep.replication.v1.ItemsReply.items:type_name -> lockstep.replication.v1.Item
+	20, // 44: lockstep.replication.v1.RecordsRequest.range:type_name -> lockstep.replication.v1.Range
+	3,  // 45: lockstep.replication.v1.RecordsReply.read_at:type_name -> lockstep.replication.v1.Position
+	31, // 46: lockstep.replication.v1.RecordsReply.records:type_name -> lockstep.replication.v1.Record
+	33, // 47: lockstep.replication.v1.ForwardRequest.header:type_name -> lockstep.replication.v1.HeaderField
+	33, // 48: lockstep.replication.v1.ForwardReply.header:type_name -> lockstep.replication.v1.HeaderField
+	6,  // 49: lockstep.replication.v1.Replication.Stream:input_type -> lockstep.replication.v1.FromSecondary
+	21, // 50: lockstep.replication.v1.Replication.Split:input_type -> lockstep.replication.v1.SplitRequest
+	26, // 51: lockstep.replication.v1.Replication.Items:input_type -> lockstep.replication.v1.ItemsRequest
+	29, // 52: lockstep.replication.v1.Replication.Records:input_type -> lockstep.replication.v1.RecordsRequest
+	32, // 53: lockstep.replication.v1.Replication.Forward:input_type -> lockstep.replication.v1.ForwardRequest
+	35, // 54: lockstep.replication.v1.Replication.Renew:input_type -> lockstep.replication.v1.RenewRequest
+	13, // 55: lockstep.replication.v1.Replication.Stream:output_type -> lockstep.replication.v1.FromPrimary
+	22, // 56: lockstep.replication.v1.Replication.Split:output_type -> lockstep.replication.v1.SplitReply
+	27, // 57: lockstep.replication.v1.Replication.Items:output_type -> lockstep.replication.v1.ItemsReply
+	30, // 58: lockstep.replication.v1.Replication.Records:output_type -> lockstep.replication.v1.RecordsReply
+	34, // 59: lockstep.replication.v1.Replication.Forward:output_type -> lockstep.replication.v1.ForwardReply
+	36, // 60: lockstep.replication.v1.Replication.Renew:output_type -> lockstep.replication.v1.RenewReply
+	55, // [55:61] is the sub-list for method output_type
+	49, // [49:55] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_replication_proto_init() }

@@ -33,6 +33,7 @@ const (
 	noteIdentity = "identity"
 	noteHistory  = "history"
 	noteRepair   = "repair"
+	noteRewind   = "rewind"
 	noteRebuild  = "rebuild"
 	noteNode     = "node/"
 	noteTotals   = "totals/"

@@ -91,7 +91,7 @@ func (e *Engine) RenewLog(ctx context.Context) error {
 // beginLog lets the log begin again after a place, at which the totals are those of the state.
 func (e *Engine) beginLog(at wal.Position, chain wal.Hash) error {
 	notes := e.bases.clear()
-	notes[baseNote(at.Index)] = storage.EncodeTotals(e.state.Totals())
+	notes[baseNote(at.Index)], notes[noteRewind] = storage.EncodeTotals(e.state.Totals()), nil
 	if err := e.wal.Reset(at, chain, notes); err != nil {
 		return e.abandonCommit(fmt.Errorf("beginning the log again after %d: %w", at.Index, err))
 	}

@@ -19,7 +19,8 @@ type Reign struct {
 	Fork      wal.Fork    `json:"fork"`
 	Start     uint64      `json:"start"` // index of its first entry
 	Parent    wal.Fork    `json:"parent"`
-	Who       string      `json:"who"` // cluster id
+	ParentEnd uint64      `json:"parent_end,omitempty"` // in a set's history, when the parent is of another log: the last index there that counts
+	Who       string      `json:"who"`                  // cluster id
 	When      int64       `json:"when"`
 	Overrides []wal.Fork  `json:"overrides,omitempty"`
 }
@@ -55,7 +56,7 @@ func (e *Engine) AdoptHistory(h []Reign) error {
 
 func sameReign(a, b Reign) bool {
 	return a.Ordinal == b.Ordinal && a.Lineage == b.Lineage && a.Fork == b.Fork && a.Start == b.Start &&
-		a.Parent == b.Parent && a.Who == b.Who && a.When == b.When && slices.Equal(a.Overrides, b.Overrides)
+		a.Parent == b.Parent && a.ParentEnd == b.ParentEnd && a.Who == b.Who && a.When == b.When && slices.Equal(a.Overrides, b.Overrides)
 }
 
 // next returns the reign that begins with a new fork: another opening of the log under the ordinal it has.

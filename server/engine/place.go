@@ -70,15 +70,14 @@ func (p *place) cursor(sub string) wal.Position {
 	return p.cursors[sub]
 }
 
-// beyond reports whether a cursor, or for "" the own log, has passed index, and what to wait for if not.
-func (p *place) beyond(sub string, index uint64) (bool, <-chan struct{}) {
+// of returns a cursor, or for "" the end of the own log, and what is closed at its next change.
+func (p *place) of(sub string) (wal.Position, <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	at := p.at
 	if sub != "" {
-		at = p.cursors[sub]
+		return p.cursors[sub], p.passed
 	}
-	return at.Index >= index, p.passed
+	return p.at, p.passed
 }
 
 // Position returns the newest durable, applied place of the own log. During a sync of a Verbatim store
@@ -98,13 +97,16 @@ func (e *Engine) Chain() wal.Hash {
 // Since the beginning of a sync it is the sync's S until the spool is applied.
 func (e *Engine) Cursor(sub string) wal.Position { return e.place.cursor(sub) }
 
-// Passed waits until the subscription's cursor (or, for "", the own log) has passed index.
+// Passed waits until the subscription's cursor (or, for "", the own log) has passed index. It also returns when the cursor goes back: it is then the place in
+// another log.
 func (e *Engine) Passed(ctx context.Context, sub string, index uint64) error {
+	highest := uint64(0)
 	for {
-		ok, changed := e.place.beyond(sub, index)
-		if ok {
+		at, changed := e.place.of(sub)
+		if at.Index >= index || at.Index < highest {
 			return nil
 		}
+		highest = at.Index
 		select {
 		case <-changed:
 		case <-e.life.ended:

@@ -284,11 +284,15 @@ func (r *recovery) chainAfter(index uint64, endChain wal.Hash) (wal.Hash, error)
 	return f.Prev, nil
 }
 
-// resumeSync takes up a Verbatim store's sync: its log begins after S and runs ahead of the state. Nothing is replayed before EndSync.
+// resumeSync takes up a Verbatim store's sync: its log begins after S, or was taken back to it, and runs ahead of the state. Nothing is replayed before EndSync.
 func (r *recovery) resumeSync(s *storage.SyncState) error {
 	e := r.e
+	rewinding, err := r.resumeRewind(s)
+	if err != nil {
+		return err
+	}
 	begins := e.wal.First() == s.From.Index+1
-	if begins {
+	if begins && !rewinding {
 		at, chain := e.wal.End()
 		if at.Index > s.From.Index {
 			f, err := e.wal.Frame(s.From.Index + 1)
@@ -299,7 +303,7 @@ func (r *recovery) resumeSync(s *storage.SyncState) error {
 		}
 		begins = chain == s.FromChain
 	}
-	if !begins {
+	if !begins && !rewinding {
 		if s.Complete {
 			return &boltfile.CorruptError{
 				File: filepath.Join(r.cfg.Dir, logDir),

@@ -124,10 +124,10 @@ func (e *Engine) EndSync(ctx context.Context, progress func(done, total uint64))
 			return err
 		}
 	}
-	if e.NeedsRepair() == "" {
+	if e.NeedsRepair() == "" && e.wal.Note(noteRewind) == nil {
 		return nil
 	}
-	return e.setNotes(map[string][]byte{noteRepair: nil})
+	return e.setNotes(map[string][]byte{noteRepair: nil, noteRewind: nil})
 }
 
 // SpoolEnd returns up to where the feeder's entries are spooled: the stream continues after it. Without a sync it is zero.

@@ -26,6 +26,11 @@ func (e *Engine) beginVerbatim(ctx context.Context, set string, from wal.Positio
 		if err := e.takeLineage(lineage); err != nil {
 			return err
 		}
+		if e.wal.Note(noteRewind) != nil { // this sync is not of that rewind, whatever its S
+			if err := e.setNotes(map[string][]byte{noteRewind: nil}); err != nil {
+				return err
+			}
+		}
 		if err := e.state.SetSync(state); err != nil {
 			return e.abandon(ctx, fmt.Errorf("beginning a sync: %w", err))
 		}
@@ -51,9 +56,11 @@ func (e *Engine) takeLineage(lineage wal.Lineage) error {
 	return nil
 }
 
-// resetLog lets the log begin after a place, without notes of totals from before.
+// resetLog lets the log begin after a place, without notes of totals, or of a rewind, from before.
 func (e *Engine) resetLog(after wal.Position, chain wal.Hash) error {
-	if err := e.wal.Reset(after, chain, e.bases.clear()); err != nil {
+	notes := e.bases.clear()
+	notes[noteRewind] = nil
+	if err := e.wal.Reset(after, chain, notes); err != nil {
 		return fmt.Errorf("beginning the log again after %d: %w", after.Index, err)
 	}
 	return nil

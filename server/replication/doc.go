@@ -31,6 +31,7 @@
 //	replication/<k>/token-key   DR primary: seed of the Ed25519 key that signs activation tokens; of a performance primary a record
 //	replication/<k>/tls-key     secondary: key of its certificate (PKCS 8, PEM)
 //	replication/<k>/seen        newest history seen of the set (JSON)
+//	replication/<k>/confirmed   highest index that the primary said to be confirmed (JSON)
 //	replication/pending/<jti>   an activation under way: its key and request (JSON); gone with the old store, or when the primary refused
 //	replication/<k>/public-key  the key pair of generate-public-key, until it is used (JSON)
 //	replication/performance/successor   DR secondary: the CA that it will have in its primary's performance set, with its key (JSON)
@@ -44,6 +45,7 @@
 //	replication/<k>/change             id of the role change that last wrote to the log
 //	replication/performance/filter/<id>   filterRecord (JSON): a secondary's paths filter; it may be there before the secondary
 //	replication/performance/coverage      heldCoverage (JSON), of a secondary: what it was last told to leave out
+//	replication/<k>/synchronous        level that answers of the set's primary wait for (its text)
 //	replication/<k>/secondary/<id>     secondaryRecord (JSON): issued, active or revoked
 //	replication/<k>/activation/<jti>   activationRecord (JSON): by which request it was redeemed, and the certificate
 //

@@ -129,9 +129,10 @@ type feeder struct {
 	chain   wal.Hash     // of the frame there, once one was sent
 	forks   int          // length of the history that was sent
 	win     *window
-	pending *wal.Frame // read, and not sent because the batch was full
-	held    uint64     // the log is held from here
-	coverer *coverer   // performance: what is covered at the end of what was sent
+	pending *wal.Frame      // read, and not sent because the batch was full
+	shown   <-chan struct{} // the pending frame is not to be shown yet: closed when that may be otherwise
+	held    uint64          // the log is held from here
+	coverer *coverer        // performance: what is covered at the end of what was sent
 }
 
 // sentRoot is what a heartbeat said.
@@ -278,6 +279,9 @@ func (f *feeder) heartbeat() error {
 	if f.coverer == nil || f.at == end {
 		root := rootOfTaken(f.takes(), totals)
 		h.Root = &root
+	}
+	if index, gated, _ := f.n.confirmedIndex(f.peer.Kind); gated {
+		h.Confirmed = index
 	}
 	if addr := f.n.cfg.ClusterAddr; addr != "" {
 		h.Addresses = []string{addr}

@@ -73,6 +73,7 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 	}
 	id, end := e.Identity(), e.Position()
 	history, own := f.n.setHistory(f.peer.Kind, set, end.Index)
+	log := durable(e.History(), end.Index)
 	a := &answer{
 		head: f.head(end), History: history, ClusterID: id.ClusterID, ClusterName: id.ClusterName,
 	}
@@ -85,18 +86,19 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 		return nil, err
 	}
 	d := place(&feederPlace{
-		Kind: f.peer.Kind, Set: set.Set, Version: f.n.cfg.Version, History: history, Own: own, End: end, First: e.FirstIndex(), Floor: f.floor(),
+		Kind: f.peer.Kind, Set: set.Set, Version: f.n.cfg.Version, History: history, Log: log, End: end, First: e.FirstIndex(), Floor: f.floor(),
 		Chain: func(index uint64) (wal.Hash, bool) {
 			c, err := e.ChainAt(index)
 			return c, err == nil
 		},
+		After: func(p wal.Position) (uint64, bool) { return f.n.after(history, set, p) },
 	}, caller)
 	a.Reason = d.Reason
 	switch {
 	case d.Kind == Continue && h.Repair != "":
 		d.Kind, a.Reason = Repair, h.Repair
 	case d.Kind == Continue && h.Sync != nil:
-		a.Resume = onHistory(own, end.Index, h.Sync.From) && onHistory(own, end.Index, h.Sync.Until)
+		a.Resume = onHistory(log, end.Index, h.Sync.From) && onHistory(log, end.Index, h.Sync.Until)
 		if !a.Resume {
 			d.Kind, a.Reason = Repair, "the sync that was under way read from a history that is not this primary's"
 		}
@@ -127,8 +129,16 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 	}
 	// Held before the answer is given: the secondary's spool begins there, whatever it had acknowledged before.
 	welcome := d.Kind == Continue || d.Kind == Repair || d.Kind == Bootstrap
+	if welcome && f.peer.Kind == Performance && !onHistory(history, end.Index, a.From) {
+		a.Log = log
+	}
 	if welcome {
-		f.n.peers.update(f.peer.Kind, f.peer.ID, func(ps *peerState) { ps.Acked, ps.Placed = a.From, true })
+		f.n.peers.update(f.peer.Kind, f.peer.ID, func(ps *peerState) {
+			ps.Acked, ps.Placed = a.From, true
+			if d.Kind != Continue || a.Resume { // what it acknowledges is not readable there: it confirms nothing
+				ps.State = ""
+			}
+		})
 	}
 	f.hold(a.From.Index+1, welcome)
 	return a, nil

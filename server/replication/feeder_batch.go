@@ -52,6 +52,7 @@ func (f *feeder) feed(ctx context.Context) error {
 				return err
 			}
 		case <-more:
+		case <-f.shown:
 		case <-f.acked:
 		}
 	}
@@ -105,6 +106,7 @@ type outgoing struct {
 // gather takes whole frames from the log until a batch is full or the log has no more; nil when there is nothing.
 func (f *feeder) gather() (*outgoing, error) {
 	b := &outgoing{follows: f.at}
+	f.shown = nil
 	for b.coverage == nil && b.bytes < batchBytes && b.read < 16*batchBytes && b.entries < windowEntries/4 {
 		fr := f.pending
 		f.pending = nil
@@ -117,7 +119,7 @@ func (f *feeder) gather() (*outgoing, error) {
 		if fr == nil {
 			break
 		}
-		if b.read > 0 && b.read+int(fr.Length) > 16*batchBytes {
+		if b.read > 0 && b.read+int(fr.Length) > 16*batchBytes || !f.mayShow(fr) {
 			f.pending = fr
 			break
 		}
@@ -129,6 +131,20 @@ func (f *feeder) gather() (*outgoing, error) {
 		return nil, nil
 	}
 	return b, nil
+}
+
+// mayShow reports whether a frame may be streamed: a performance secondary, which has readers, is sent nothing that a synchronous DR set has not confirmed. If it
+// may not, f.shown is closed when that may be otherwise.
+func (f *feeder) mayShow(fr *wal.Frame) bool {
+	if f.peer.Kind != Performance {
+		return true
+	}
+	index, gated, moved := f.n.confirmedIndex(DR)
+	if !gated || fr.Last() <= index {
+		return true
+	}
+	f.shown = moved
+	return false
 }
 
 // add puts a frame into a batch: whole for a DR subscription, what is covered for a performance one. A cursor may lie within a

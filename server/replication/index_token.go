@@ -143,7 +143,6 @@ const (
 	Reached       Reach = iota // it has it
 	NotYet                     // it is behind it, or cannot know it yet
 	LostIndex                  // its history has gone on before that state: it will never have it
-	Incomparable               // the state is one of another primary's log, and cannot be placed on this one
 	maxIndexTexts = 16
 )
 
@@ -203,6 +202,8 @@ func (n *Node) stand(p wal.Position, shared bool) (r Reach, sub string, at uint6
 		if history, err = n.seen(Performance); err != nil {
 			return NotYet, sub, now.Index, err
 		}
+	} else if set := n.set(Performance); shared && set != nil {
+		history, _ = n.setHistory(Performance, set, now.Index)
 	}
 	r = compareIndex(history, now, p)
 	if !shared && r != Reached && !hasFork(history, p.Fork) {
@@ -218,7 +219,7 @@ func compareIndex(history []engine.Reign, now, p wal.Position) Reach {
 	if p.Index == 0 {
 		return Reached
 	}
-	i, j := -1, len(history)-1
+	i, j := -1, -1 // of a place before the feeder's reign, the history does not tell
 	for x := range history {
 		if history[x].Fork == p.Fork {
 			i = x
@@ -230,14 +231,10 @@ func compareIndex(history []engine.Reign, now, p wal.Position) Reach {
 	if i < 0 {
 		return NotYet // a fork that this cluster has not heard of
 	}
-	last := i+1 == len(history)
-	sameLog := last || history[i+1].Lineage == history[i].Lineage
 	switch {
-	case !sameLog && i < j:
-		return Incomparable
-	case !last && sameLog && p.Index >= history[i+1].Start, p.Index < history[i].Start:
+	case p.Index < history[i].Start, p.Index > endOf(history, i, ^uint64(0)):
 		return LostIndex
-	case i < j || i == j && p.Index <= now.Index:
+	case i < j, i == j && p.Index <= now.Index:
 		return Reached
 	}
 	return NotYet

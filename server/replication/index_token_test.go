@@ -69,7 +69,7 @@ func FuzzIndexState(f *testing.F) {
 func TestAPlaceIsComparedByItsHistory(t *testing.T) {
 	a, b, c := wal.Fork{1}, wal.Fork{2}, wal.Fork{3}
 	one, other := wal.Lineage{1}, wal.Lineage{2}
-	history := []engine.Reign{{Fork: a, Lineage: one, Start: 1}, {Fork: b, Lineage: one, Start: 96}, {Fork: c, Lineage: other, Start: 40}}
+	history := []engine.Reign{{Fork: a, Lineage: one, Start: 1}, {Fork: b, Lineage: one, Start: 96}, {Fork: c, Lineage: other, Start: 40, ParentEnd: 100}}
 	at := func(f wal.Fork, index uint64) wal.Position { return wal.Position{Fork: f, Index: index} }
 	for _, tt := range []struct {
 		name string
@@ -87,7 +87,9 @@ func TestAPlaceIsComparedByItsHistory(t *testing.T) {
 		{"on the fork that the follower is on, and a later one is known", 2, at(a, 90), at(a, 91), NotYet},
 		{"before its fork began", 2, at(b, 100), at(b, 95), LostIndex},
 		{"of a fork that nobody has heard of", 2, at(b, 100), at(wal.Fork{9}, 1), NotYet},
-		{"of a former primary's own log", 3, at(c, 41), at(b, 100), Incomparable},
+		{"of a former primary's log, which this one had", 3, at(c, 41), at(b, 100), Reached},
+		{"of a former primary's log, which this one never had", 3, at(c, 41), at(b, 101), LostIndex},
+		{"of a former primary's log, while its successor's log is followed before its reign", 3, at(wal.Fork{8}, 20), at(b, 100), NotYet},
 		{"of a log before that one", 3, at(c, 41), at(a, 10), Reached},
 		{"of that log, while it is still being followed", 3, at(b, 99), at(b, 99), Reached},
 	} {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/lockstepdb/lockstep/server/archive"
 	"github.com/lockstepdb/lockstep/server/engine"
 )
 
@@ -70,6 +71,8 @@ type Config struct {
 	Seal Seal
 	// Handle executes a request that a performance secondary forwarded, as the identity that the secondary authenticated.
 	Handle func(ctx context.Context, f *Forwarded) *ForwardedAnswer
+	// Archives keeps what rewinds and repairs take back; without it nothing that this cluster wrote is taken back.
+	Archives *archive.Store
 	// Mounts says where the mount table is; without it no mount is known, and a paths filter leaves everything out.
 	Mounts            *MountTable
 	HeartbeatInterval time.Duration // 1 s
@@ -123,6 +126,7 @@ type Node struct {
 	clients *clientListener // of the cluster port; nil until Run (guarded by mu)
 	forward forwarder       // connection of forwarded requests
 	covers  coverCache      // what secondaries may ask for
+	levels  levels          // of synchronous sets
 	held    holdings        // what this cluster, a secondary, leaves out
 	feeding sync.WaitGroup  // goroutines of streams that this cluster feeds
 	rolling chan struct{}   // one slot: a CA's replacement may go on

@@ -35,7 +35,8 @@ func (a AnswerKind) String() string {
 // Answer is where a secondary's stream begins, or why it does not.
 type Answer struct {
 	Kind     AnswerKind
-	At       wal.Position // CONTINUE: the stream begins after it; REWIND: what is kept ends there
+	At       wal.Position // in the feeder's log. CONTINUE: the stream begins after it; REWIND: what is kept ends there
+	Common   wal.Position // REWIND: the same place, in the log that the caller knows it by
 	Conflict bool         // REFUSED because the histories are in conflict: the feeder refuses writes, too
 	Reason   string       // a sentence, for every answer but CONTINUE
 }
@@ -46,12 +47,15 @@ type feederPlace struct {
 	Set     string
 	Version string
 	History []engine.Reign // of the set, oldest first
-	Own     []engine.Reign // the part of it that its log tells, History's end; nil: all of it
+	Log     []engine.Reign // of its log; nil: the same
 	End     wal.Position   // its newest durable place
 	First   uint64         // first index its log still holds; End.Index+1 when it holds none
 	Floor   uint64         // the highest floor of a covered keyspace: a cursor below it cannot be continued (performance)
 	// Chain returns the chain hash of the frame that ends at an index, false when it is not held (dr).
 	Chain func(index uint64) (wal.Hash, bool)
+	// After returns the index of the own log after which everything follows that lies beyond a place in a former primary's log; false: the own log
+	// does not tell it (performance).
+	After func(p wal.Position) (uint64, bool)
 }
 
 // callerPlace is what a hello says of the caller's place.
@@ -180,47 +184,66 @@ func lastCommon(a, b []engine.Reign) (i, j int, ok bool) {
 
 // locate finds the common point of two paths of one tree and says what follows from it.
 func locate(f *feederPlace, c *callerPlace) Answer {
-	own := f.Own
-	if own == nil {
-		own = f.History
-	}
-	path := pathTo(c.History, c.Place)
-	i, j, ok := lastCommon(own, path)
-	if !ok && f.Kind == Performance && len(f.History) > len(own) {
-		return Answer{Kind: Repair, Reason: "the secondary's place is in the log of a former primary: ranges are compared"}
+	history, path := f.History, pathTo(c.History, c.Place)
+	i, j, ok := lastCommon(history, path)
+	if !ok && f.Log != nil { // a place in this log, from before its cluster's reign
+		history = f.Log
+		i, j, ok = lastCommon(history, path)
 	}
 	if !ok {
 		return Answer{Kind: Refuse, Reason: fmt.Sprintf("the secondary's place (fork %v, index %d) is on no fork that this primary knows", c.Place.Fork, c.Place.Index)}
 	}
-	mine, theirs := endOf(own, i, f.End.Index), endOf(path, j, c.Place.Index)
-	at := wal.Position{Fork: own[i].Fork, Index: min(mine, theirs)}
-	if c.Place.Index > at.Index || j < len(path)-1 {
-		return beyond(own, path, i, j, at)
+	mine, theirs := endOf(history, i, f.End.Index), endOf(path, j, c.Place.Index)
+	common := wal.Position{Fork: history[i].Fork, Index: min(mine, theirs)}
+	rewind := c.Place.Index > common.Index || j < len(path)-1
+	if rewind && restored(history, path, i, j, common.Index) {
+		return Answer{Kind: Restored, Reason: fmt.Sprintf("the secondary has entries after index %d of this primary's own epoch that this primary does not have: its disk was restored or cloned. Find the newer copy, or say recover here", common.Index)}
 	}
-	return atCommonPoint(f, c, at)
+	at, ok := f.own(common)
+	switch {
+	case !ok:
+		return Answer{Kind: Repair, Common: common, Reason: "the secondary's place is in the log of a former primary, and this primary's log does not tell any more what followed it: ranges are compared"}
+	case !rewind:
+		return atCommonPoint(f, c, at)
+	}
+	kept := *c // the hash told is that of an entry which goes
+	kept.Chain = wal.Hash{}
+	if a := atCommonPoint(f, &kept, at); a.Kind != Continue {
+		return a
+	}
+	return Answer{Kind: Rewind, At: at, Common: common, Reason: fmt.Sprintf("the secondary's entries after index %d are not in this primary's history", common.Index)}
 }
 
-// beyond answers a caller that has entries after the common point.
-func beyond(own, path []engine.Reign, i, j int, at wal.Position) Answer {
-	current := own[len(own)-1].Ordinal
+// own finds a place of the set's history in the feeder's own log.
+func (f *feederPlace) own(p wal.Position) (wal.Position, bool) {
+	if f.Log == nil || hasFork(f.Log, p.Fork) {
+		return p, true
+	}
+	index, ok := f.After(p)
+	if !ok {
+		return wal.Position{}, false
+	}
+	return wal.Position{Fork: reignAt(f.Log, index).Fork, Index: index}, true
+}
+
+// restored reports whether a caller that has entries beyond the common point went on under the feeder's own running ordinal.
+func restored(history, path []engine.Reign, i, j int, common uint64) bool {
+	current := history[len(history)-1].Ordinal
 	ahead := path[min(j+1, len(path)-1)] // the fork under which the caller went on
-	if endOf(path, j, ^uint64(0)) > at.Index {
+	if endOf(path, j, ^uint64(0)) > common {
 		ahead = path[j]
 	}
-	next := own[min(i+1, len(own)-1)]
-	if ahead.Ordinal == current && next.Ordinal == current && own[i].Ordinal == current {
-		return Answer{Kind: Restored, Reason: fmt.Sprintf("the secondary has entries after index %d of this primary's own epoch that this primary does not have: its disk was restored or cloned. Find the newer copy, or say recover here", at.Index)}
-	}
-	return Answer{Kind: Rewind, At: at, Reason: fmt.Sprintf("the secondary's entries after index %d are not in this primary's history", at.Index)}
+	next := history[min(i+1, len(history)-1)]
+	return ahead.Ordinal == current && next.Ordinal == current && history[i].Ordinal == current
 }
 
 // atCommonPoint answers a caller all of whose entries the feeder has.
 func atCommonPoint(f *feederPlace, c *callerPlace, at wal.Position) Answer {
 	switch {
 	case at.Index+1 < f.First:
-		return Answer{Kind: Repair, At: at, Reason: fmt.Sprintf("this primary's log begins at index %d, the secondary is at %d", f.First, at.Index)}
+		return Answer{Kind: Repair, At: at, Reason: fmt.Sprintf("this primary's log begins at index %d, what the two have in common ends at %d", f.First, at.Index)}
 	case f.Kind == Performance && at.Index < f.Floor:
-		return Answer{Kind: Repair, At: at, Reason: fmt.Sprintf("this primary's log tells the whole story only from index %d on, the secondary is at %d", f.Floor, at.Index)}
+		return Answer{Kind: Repair, At: at, Reason: fmt.Sprintf("this primary's log tells the whole story only from index %d on, what the two have in common ends at %d", f.Floor, at.Index)}
 	}
 	if f.Kind == DR && f.Chain != nil && c.Chain != (wal.Hash{}) {
 		if have, ok := f.Chain(at.Index); ok && have != c.Chain {
@@ -241,10 +264,13 @@ func pathTo(h []engine.Reign, p wal.Position) []engine.Reign {
 	return []engine.Reign{{Fork: p.Fork}}
 }
 
-// endOf returns the last index of the i-th fork of a path; the running one ends at end.
+// endOf returns the last index of the i-th fork of a path that counts; the running one ends at end.
 func endOf(path []engine.Reign, i int, end uint64) uint64 {
-	if i+1 < len(path) {
-		return path[i+1].Start - 1
+	switch {
+	case i+1 == len(path):
+		return end
+	case path[i+1].Lineage != path[i].Lineage: // the set went on in another log
+		return path[i+1].ParentEnd
 	}
-	return end
+	return path[i+1].Start - 1
 }

@@ -14,11 +14,13 @@ var lineage = wal.Lineage{1}
 
 func fork(name string) (f wal.Fork) { copy(f[:], name); return f }
 
-// history reads "p1@1 d2@96 e3@120!b": fork p under ordinal 1 from index 1, then d, then e, which overrides fork b.
+// history reads "p1@1 d2@96 e3@120!b s4@41<130": fork p under ordinal 1 from index 1, then d, then e, which overrides fork b, then s, in another log, whose
+// cluster had the one before up to 130.
 func history(t testing.TB, text string) []engine.Reign {
 	t.Helper()
 	var out []engine.Reign
 	for _, word := range strings.Fields(text) {
+		word, left, another := strings.Cut(word, "<")
 		word, overrides, _ := strings.Cut(word, "!")
 		var name byte
 		r := engine.Reign{Lineage: lineage}
@@ -30,7 +32,13 @@ func history(t testing.TB, text string) []engine.Reign {
 			r.Overrides = append(r.Overrides, fork(string(o)))
 		}
 		if len(out) > 0 {
-			r.Parent = out[len(out)-1].Fork
+			r.Parent, r.Lineage = out[len(out)-1].Fork, out[len(out)-1].Lineage
+		}
+		if another {
+			r.Lineage[0]++
+			if _, err := fmt.Sscan(left, &r.ParentEnd); err != nil {
+				t.Fatalf("%q: %v", text, err)
+			}
 		}
 		out = append(out, r)
 	}
@@ -59,6 +67,7 @@ func TestPlace(t *testing.T) {
 		caller, at   string // history that the caller has seen, and its place
 		want         AnswerKind
 		wantAt       string
+		log, common  string // of the feeder, when it is not the set's history; of a rewind, when it has another name there
 		conflict     bool
 	}{
 		{name: "an empty DR secondary", feeder: "p1@1", end: "p:100", want: Bootstrap},
@@ -108,6 +117,20 @@ func TestPlace(t *testing.T) {
 		{name: "recover after writing on, caller beyond", feeder: "p1@1 r1@81 s2@131", end: "s:140", caller: "p1@1", at: "p:98", want: Rewind, wantAt: "p:80"},
 		{name: "recover after the restore, caller before it", feeder: "p1@1 s2@81", end: "s:90", caller: "p1@1 q1@90", at: "p:70", want: Continue, wantAt: "p:70"},
 
+		// S had p up to 95 when it was promoted; its own log was at 40, and p:90 is its 30th entry, p:95 its 35th.
+		{name: "another log: the caller was where S is", kind: Performance, feeder: "p1@1 s2@41<95", log: "x1@1 s2@41", end: "s:60", caller: "p1@1", at: "p:95", want: Continue, wantAt: "x:35"},
+		{name: "another log: the caller was behind S", kind: Performance, feeder: "p1@1 s2@41<95", log: "x1@1 s2@41", end: "s:60", caller: "p1@1", at: "p:90", want: Continue, wantAt: "x:30"},
+		{name: "another log: the caller is ahead of S", kind: Performance, feeder: "p1@1 s2@41<95", log: "x1@1 s2@41", end: "s:60", caller: "p1@1", at: "p:98", want: Rewind, wantAt: "x:35", common: "p:95"},
+		{name: "another log: the former primary was reopened since", kind: Performance, feeder: "p1@1 s2@41<95", log: "x1@1 s2@41", end: "s:60", caller: "p1@1 q1@97", at: "q:98", want: Rewind, wantAt: "x:35", common: "p:95"},
+		{name: "another log: what follows is not held any more", kind: Performance, feeder: "p1@1 s2@41<95", log: "x1@1 s2@41", first: 36, end: "s:60", caller: "p1@1", at: "p:90", want: Repair},
+		{name: "another log: a sync lies between", kind: Performance, feeder: "p1@1 s2@41<95", log: "x1@1 s2@41", floor: 33, end: "s:60", caller: "p1@1", at: "p:90", want: Repair, wantAt: "x:30"},
+		{name: "another log: a rewind behind a sync", kind: Performance, feeder: "p1@1 s2@41<95", log: "x1@1 s2@41", floor: 38, end: "s:60", caller: "p1@1", at: "p:98", want: Repair, wantAt: "x:35"},
+		{name: "in this log, before its reign", kind: Performance, feeder: "p1@1 s2@41<95", log: "x1@1 s2@41", end: "s:60", caller: "p1@1 s2@41<95", at: "x:33", want: Continue, wantAt: "x:33"},
+		{name: "in this log, in its reign", kind: Performance, feeder: "p1@1 s2@41<95", log: "x1@1 s2@41", end: "s:60", caller: "p1@1 s2@41<95", at: "s:50", want: Continue, wantAt: "s:50"},
+		{name: "the former primary comes back to the secondary of a set of its own log", kind: Performance, feeder: "p1@1 s2@41<95 r3@150<60", log: "p1@1 q1@96 r3@150", end: "r:160", caller: "p1@1", at: "p:90", want: Continue, wantAt: "p:90"},
+		{name: "the caller has what was lost at the first promotion", kind: Performance, feeder: "p1@1 s2@41<95 r3@150<60", log: "p1@1 q1@97 r3@150", end: "r:160", caller: "p1@1", at: "p:96", want: Rewind, wantAt: "p:95", common: "p:95"},
+		{name: "promoted away in another log: the feeder is stale", kind: Performance, feeder: "p1@1", log: "p1@1", end: "p:100", caller: "p1@1 s2@41<95", at: "s:50", want: Stale},
+
 		{name: "a fork that nobody here knows", feeder: "p1@1", end: "p:100", caller: "", at: "x:50", want: Refuse},
 		{name: "another tree altogether", feeder: "p1@1", end: "p:100", caller: "x1@1", at: "x:50", want: Refuse, conflict: true},
 	}
@@ -118,7 +141,14 @@ func TestPlace(t *testing.T) {
 				f.Kind = DR
 			}
 			c := &callerPlace{Set: "s", Version: "0.1.0", Lineage: lineage, History: history(t, tt.caller), Place: position(t, tt.at)}
+			if tt.log != "" {
+				f.Log = history(t, tt.log)
+				f.After = func(p wal.Position) (uint64, bool) { return p.Index - 60, p.Index-60+1 >= tt.first }
+			}
 			got := place(f, c)
+			if tt.common != "" && got.Common != position(t, tt.common) {
+				t.Errorf("in common: got %v, want %s", got.Common, tt.common)
+			}
 			if got.Kind != tt.want || got.At != position(t, tt.wantAt) || got.Conflict != tt.conflict {
 				t.Errorf("got %v at %v (conflict %v: %s), want %v at %q (conflict %v)", got.Kind, got.At, got.Conflict, got.Reason, tt.want, tt.wantAt, tt.conflict)
 			}
@@ -261,8 +291,10 @@ func TestPlaceAgreesWithLogsComparedEntryByEntry(t *testing.T) {
 					t.Fatalf("%s: want CONTINUE: the caller's log is the beginning of the feeder's, and held from %d", name, first)
 				case prefix && uint64(common)+1 < first && got.Kind != Repair:
 					t.Fatalf("%s: want REPAIR: the log is held from %d only", name, first)
-				case !prefix && (got.Kind == Continue || got.Kind == Repair):
-					t.Fatalf("%s: the caller has entries that the feeder lacks", name)
+				case !prefix && (got.Kind == Continue || got.Kind == Repair && uint64(common)+1 >= first):
+					t.Fatalf("%s: the caller has entries that the feeder lacks, and the log is held from %d", name, first)
+				case got.Kind == Rewind && uint64(common)+1 < first:
+					t.Fatalf("%s: want REPAIR: the log is held from %d only", name, first)
 				case got.Kind == Rewind && got.At.Index != uint64(common):
 					t.Fatalf("%s: want it at %d", name, common)
 				case (got.Kind == Continue || got.Kind == Rewind) && got.At.Index > 0 && got.At.Fork != f.log[got.At.Index-1].fork:

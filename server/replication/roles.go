@@ -31,6 +31,9 @@ func (n *Node) mayPromote(k Kind) error {
 			return err
 		}
 	}
+	if err := n.holdsConfirmed(k); err != nil {
+		return err
+	}
 	l := n.link[k].get()
 	switch s := n.engine.SyncState(); {
 	case s != nil:
@@ -104,7 +107,8 @@ func (n *Node) setHistory(k Kind, set *setConfig, last uint64) (all, own []engin
 	if i < 0 {
 		return set.Before, nil
 	}
-	own = own[i:]
+	own = slices.Clone(own[i:])
+	own[0].Parent, own[0].ParentEnd = set.From.Fork, set.From.Index
 	return append(slices.Clone(set.Before), own...), own
 }
 

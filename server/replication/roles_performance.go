@@ -3,8 +3,11 @@ package replication
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/storage"
+	"github.com/lockstepdb/lockstep/wal"
 )
 
 // A performance secondary's log is its own, so its role changes while it runs: nothing is reopened, and what is local to it is served on.
@@ -52,7 +55,10 @@ func (n *Node) completePromotePerf(ctx context.Context, in *intent) error {
 		if err != nil {
 			return err
 		}
-		writes = append(writes, put(noteSet(Performance), mustJSON(in.Set)), put(noteTokenKey(Performance), in.Seed), put(recordChange(Performance), []byte(in.ID)))
+		set := *in.Set // the place counts that the end of an abandoned sync has reached
+		set.From = n.engine.Cursor(engine.Performance)
+		set.Before = pathTo(set.Before, set.From)
+		writes = append(writes, put(noteSet(Performance), mustJSON(&set)), put(noteTokenKey(Performance), in.Seed), put(recordChange(Performance), []byte(in.ID)))
 		if _, err := n.engine.BeginEpoch(ctx, in.Ordinal-1, writes); err != nil {
 			return err
 		}
@@ -64,10 +70,14 @@ func (n *Node) completePromotePerf(ctx context.Context, in *intent) error {
 	if err := n.done(in, map[string][]byte{noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, notePublicKey(Performance): nil}); err != nil {
 		return err
 	}
-	n.use(Performance, in.Set)
-	n.holdFormer(Performance, in.Set)
+	set, err := n.formerPerf() // as the entry has it
+	if err != nil {
+		return err
+	}
+	n.use(Performance, set)
+	n.holdFormer(Performance, set)
 	n.markRepairable()
-	n.log.Info("promoted", "set", string(Performance), "cluster_id", in.Set.Set, "ordinal", in.Set.Since)
+	n.log.Info("promoted", "set", string(Performance), "cluster_id", in.Set.Set, "ordinal", in.Set.Since, "after", set.From.Index)
 	return nil
 }
 
@@ -89,18 +99,14 @@ func (n *Node) demotePerf(ctx context.Context, set *setConfig) (string, error) {
 }
 
 func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
-	writes, err := n.removals(Performance)
+	end, err := n.endReign(ctx, in)
 	if err != nil {
 		return err
 	}
-	writes = append(writes, remove(noteSet(Performance)), remove(noteTokenKey(Performance)), put(recordChange(Performance), []byte(in.ID)))
-	if _, err := n.engine.Do(ctx, &engine.Tx{Writes: writes}); err != nil {
-		return fmt.Errorf("removing the primary's part in the performance set: %w", err)
-	}
-	if err := n.engine.SetCursor(ctx, engine.Performance, n.engine.Position()); err != nil {
+	if err := n.engine.SetCursor(ctx, engine.Performance, end); err != nil {
 		return fmt.Errorf("storing the place from which this cluster goes on as a secondary: %w", err)
 	}
-	seen := in.Set.Before
+	seen := goesOn(in.Set.Before, n.engine.History(), end.Index)
 	set := *in.Set
 	set.Before = nil
 	notes := map[string][]byte{noteSet(Performance): mustJSON(&set), noteSeen(Performance): mustJSON(seen), noteCAKey(Performance): nil, noteNextCAKey(Performance): nil}
@@ -111,6 +117,39 @@ func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
 	n.markRepairable()
 	n.log.Info("demoted", "set", string(Performance), "cluster_id", set.Set)
 	return nil
+}
+
+// endReign commits the entry that ends a primary's part in the set, and returns the place before it: all that was written for the set lies there or before.
+func (n *Node) endReign(ctx context.Context, in *intent) (wal.Position, error) {
+	wrote, err := n.wrote(Performance, in)
+	if err != nil {
+		return wal.Position{}, err
+	}
+	if !wrote {
+		writes, err := n.removals(Performance)
+		if err != nil {
+			return wal.Position{}, err
+		}
+		writes = append(writes, remove(noteSet(Performance)), remove(noteTokenKey(Performance)), put(recordChange(Performance), []byte(in.ID)))
+		if _, err := n.engine.Do(ctx, &engine.Tx{Writes: writes}); err != nil {
+			return wal.Position{}, fmt.Errorf("removing the primary's part in the performance set: %w", err)
+		}
+	}
+	r, err := n.engine.Get(storage.SystemLocal, []byte(recordChange(Performance)))
+	if err != nil {
+		return wal.Position{}, fmt.Errorf("reading the end of this cluster's reign: %w", err)
+	}
+	index := r.Index - 1
+	return wal.Position{Fork: reignAt(n.engine.History(), index).Fork, Index: index}, nil
+}
+
+// goesOn adds to a set's history the forks that its primary's log has begun since, up to an index.
+func goesOn(history, log []engine.Reign, last uint64) []engine.Reign {
+	i, j, ok := lastCommon(history, log)
+	if !ok {
+		return history
+	}
+	return append(slices.Clone(history[:i+1]), durable(log[j+1:], last)...)
 }
 
 // endWrites lets nobody write what a primary is about to give up, while its streams still go on, and waits for the writes that are on their way: a

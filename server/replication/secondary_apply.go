@@ -111,7 +111,7 @@ func (sub *subscription) held(b *batch, good []*batch) bool {
 		}
 	}
 	if sub.l.kind != DR {
-		return onHistory(sub.history, sub.at.Index, b.End)
+		return sub.on(sub.at.Index, b.End)
 	}
 	chain, err := sub.l.e.ChainAt(b.End.Index)
 	return err == nil && chain == lastChain(b)
@@ -130,14 +130,19 @@ func (sub *subscription) checkForks(b *batch) error {
 		}
 	}
 	for _, c := range b.Cut {
-		if !onHistory(sub.history, b.End.Index, c.At) {
+		if !sub.on(b.End.Index, c.At) {
 			return malformed("the entry at index %d is of fork %v, which is not on the primary's history there", c.At.Index, c.At.Fork)
 		}
 	}
-	if !onHistory(sub.history, b.End.Index, b.End) {
+	if !sub.on(b.End.Index, b.End) {
 		return malformed("a batch ends at index %d of fork %v, which is not on the primary's history there", b.End.Index, b.End.Fork)
 	}
 	return nil
+}
+
+// on reports whether a place of the feeder's, whose log ends at last, is on the accepted history, or in its log from before its reign.
+func (sub *subscription) on(last uint64, p wal.Position) bool {
+	return onHistory(sub.history, last, p) || onHistory(sub.answer.Log, last, p)
 }
 
 func reignOf(h []engine.Reign, fork wal.Fork) engine.Reign {

@@ -103,10 +103,13 @@ func (sub *subscription) greet(h *hello) error {
 	case NoAnswer:
 		return malformed("an answer of a kind (%d) that this program does not know", sub.answer.Kind)
 	case Continue:
-		if sub.answer.From != h.Position {
+		if sub.answer.From != h.Position && (l.kind == DR || h.Sync != nil) {
 			return malformed("the primary goes on after index %d, not after this cluster's place, %d", sub.answer.From.Index, h.Position.Index)
 		}
-		return l.welcome(sub.answer)
+		if err := l.welcome(sub.answer); err != nil || sub.answer.From == h.Position {
+			return err
+		}
+		return l.replace(h.Position, sub.answer.From)
 	case Repair, Bootstrap:
 		l.deciding.Store(answerKind(sub.answer.Kind) == Repair)
 		return l.welcome(sub.answer)
@@ -127,6 +130,15 @@ func (l *life) welcome(a *answer) error {
 		}
 	}
 	return l.n.joined(l.kind)
+}
+
+// replace gives this cluster's place the name that it has in the log of the primary it follows now, which is not the one that it came from.
+func (l *life) replace(before, now wal.Position) error {
+	if err := l.e.SetCursor(l.ctx, engine.Performance, now); err != nil {
+		return fmt.Errorf("storing the place in the new primary's log: %w", err)
+	}
+	l.log.Info("the place was found in another primary's log", "before", before.Index, "index", now.Index)
+	return nil
 }
 
 // reason says why a stream broke: Send knows only that it did, Recv why.
@@ -215,6 +227,9 @@ func (sub *subscription) beat(h *heartbeat) error {
 		}
 	}
 	if err := l.n.knowSuccession(l.kind, h.Authorities, h.Failover); err != nil {
+		return err
+	}
+	if err := l.n.heardConfirmed(l.kind, h); err != nil {
 		return err
 	}
 	at := l.place()

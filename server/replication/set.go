@@ -8,6 +8,7 @@ import (
 
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/storage"
+	"github.com/lockstepdb/lockstep/wal"
 )
 
 // setConfig is a cluster's part in one replication set, as stored (JSON). Where it is kept says who may know it (DESIGN 8): a DR set's and a
@@ -30,6 +31,7 @@ type setConfig struct {
 	// Of a primary that was promoted.
 	Before   []engine.Reign `json:"before,omitempty"`    // performance: the set's history before this cluster's reign
 	Since    uint64         `json:"since,omitempty"`     // performance: ordinal of this cluster's first reign; 0: it made the set
+	From     wal.Position   `json:"from,omitzero"`       // performance: the last place in the former primary's log that this cluster had
 	HoldFrom uint64         `json:"hold_from,omitempty"` // the log is held from here for those that followed the former primary
 
 	// Of a secondary.

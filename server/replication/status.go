@@ -101,6 +101,7 @@ func (n *Node) primaryStatus(k Kind, out map[string]any) {
 	out["last_"+string(k)+"_wal"] = last
 	out["merkle_root"] = hex.EncodeToString(root[:])
 
+	n.synchronousStatus(k, out)
 	ids, secondaries, refused := []string{}, []map[string]any{}, []map[string]any{}
 	known, err := n.secondaries(k, false)
 	if err != nil {
@@ -119,6 +120,25 @@ func (n *Node) primaryStatus(k Kind, out map[string]any) {
 	out["known_secondaries"], out["secondaries"] = ids, secondaries
 	out["refused_activations"] = refused
 	n.rollStatus(k, out)
+}
+
+// synchronousStatus adds the level that answers wait for.
+func (n *Node) synchronousStatus(k Kind, out map[string]any) {
+	l, err := n.Synchronous(k)
+	if err != nil {
+		n.log.Error("status cannot tell the level of replication", "set", string(k), "error", err)
+		return
+	}
+	out["synchronous"] = l.String()
+	if l.Secondaries == 0 {
+		return
+	}
+	if index, gated, _ := n.confirmedIndex(k); gated {
+		out["confirmed_index"] = index
+	}
+	if since := n.Degraded(k); !since.IsZero() {
+		out["synchronous_degraded_since"] = stamp(since)
+	}
 }
 
 // secondaryOf is one element of secondaries.

@@ -141,7 +141,7 @@ func encodeHistory(reigns []engine.Reign) []*pb.Reign {
 	for i := range reigns {
 		r := &reigns[i]
 		p := &pb.Reign{
-			Ordinal: r.Ordinal, Lineage: r.Lineage[:], Fork: r.Fork[:], Start: r.Start, Who: r.Who, When: r.When,
+			Ordinal: r.Ordinal, Lineage: r.Lineage[:], Fork: r.Fork[:], Start: r.Start, ParentEnd: r.ParentEnd, Who: r.Who, When: r.When,
 		}
 		if r.Parent != (wal.Fork{}) {
 			p.Parent = r.Parent[:]
@@ -193,7 +193,7 @@ func decodeReign(r *engine.Reign, p *pb.Reign) error {
 		}
 		r.Overrides = append(r.Overrides, f)
 	}
-	r.Ordinal, r.Start, r.Who, r.When = p.GetOrdinal(), p.GetStart(), p.GetWho(), p.GetWhen()
+	r.Ordinal, r.Start, r.ParentEnd, r.Who, r.When = p.GetOrdinal(), p.GetStart(), p.GetParentEnd(), p.GetWho(), p.GetWhen()
 	return nil
 }
 
@@ -206,11 +206,7 @@ func onHistory(history []engine.Reign, last uint64, p wal.Position) bool {
 		if history[i].Fork != p.Fork {
 			continue
 		}
-		end := last
-		if i+1 < len(history) {
-			end = history[i+1].Start - 1
-		}
-		return p.Index >= history[i].Start && p.Index <= end
+		return p.Index >= history[i].Start && p.Index <= endOf(history, i, last)
 	}
 	return false
 }

@@ -139,13 +139,19 @@ type answer struct {
 	History     []engine.Reign
 	ClusterID   string
 	ClusterName string
-	Coverage    *coverage // performance
+	Coverage    *coverage      // performance
+	Common      wal.Position   // REWIND: the last place of the secondary's that counts
+	Log         []engine.Reign // performance: of the feeder's log, when From lies before its reign
 }
 
 func encodeAnswer(a *answer) *pb.Answer {
 	out := &pb.Answer{
 		Head: encodeHead(a.head), Kind: a.Kind, Reason: a.Reason, From: encodePosition(a.From), Resume: a.Resume,
 		History: encodeHistory(a.History), ClusterId: a.ClusterID, ClusterName: a.ClusterName, Coverage: encodeCoverage(a.Coverage),
+		Log: encodeHistory(a.Log),
+	}
+	if !a.Common.IsZero() {
+		out.Common = encodePosition(a.Common)
 	}
 	if a.Chain != (wal.Hash{}) {
 		out.Chain = a.Chain[:]
@@ -172,6 +178,12 @@ func decodeAnswer(in *pb.Answer) (*answer, error) {
 		return nil, err
 	}
 	if a.History, err = decodeHistory(in.GetHistory()); err != nil {
+		return nil, err
+	}
+	if a.Log, err = decodeHistory(in.GetLog()); err != nil {
+		return nil, err
+	}
+	if a.Common, err = decodePosition(in.GetCommon()); err != nil {
 		return nil, err
 	}
 	a.Coverage, err = decodeCoverage(in.GetCoverage())

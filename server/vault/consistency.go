@@ -90,8 +90,6 @@ func judge(reach replication.Reach, err error) error {
 		return nil
 	case replication.LostIndex:
 		return refuse(errConflict, "the state that %s names was lost: this cluster's history goes on before it. Read what is there, then forget that state", headerIndex)
-	case replication.Incomparable:
-		return refuse(errConflict, "the state that %s names is one of a former primary's log, which cannot be placed on this one. Read what is there, then forget that state", headerIndex)
 	}
 	return errNotYet
 }

@@ -54,7 +54,6 @@ func TestConsistencyHeadersOfASecondaryThatIsBehind(t *testing.T) {
 		{"one that is not", false, replication.NotYet, "GET", "kv/x", []string{index, "t"}, 412, "required index state not present", 0, true},
 		{"a write after one that is not", false, replication.NotYet, "PUT", "kv/x", []string{index, "t"}, 412, "", 0, true},
 		{"one that was lost", false, replication.LostIndex, "GET", "kv/x", []string{index, "t"}, 409, "was lost", 0, true},
-		{"one of a former primary", false, replication.Incomparable, "GET", "kv/x", []string{index, "t"}, 409, "former primary", 0, true},
 		{"a forged one", false, replication.Reached, "GET", "kv/x", []string{index, "t", index, "bad"}, 400, "malformed or forged", 0, true},
 		{"a forged one without a token", false, replication.Reached, "GET", "kv/x", []string{index, "bad", "X-Vault-Token", "none"}, 400, "", 0, true},
 		{"forward what is not here", false, replication.NotYet, "GET", "kv/x", []string{index, "t", inconsistent, "forward-active-node"}, 200, `"from":"primary"`, 1, false},

@@ -91,6 +91,7 @@ type Core struct {
 type node interface {
 	filters
 	indexes
+	confirmations
 	Mode(k replication.Kind) replication.Mode
 	Revoked(k replication.Kind) bool
 	HoldRole() (release func())
@@ -198,6 +199,7 @@ func (c *Core) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 // respond executes a client's request and encodes its answer.
 func (c *Core) respond(r *request) answer {
 	rep, err := c.perform(r)
+	rep, err = c.confirm(r, rep, err)
 	a := c.encodeReply(r, rep, err)
 	if r.wraps(rep, a) {
 		r.contentType = ""

@@ -1,6 +1,8 @@
 package vault
 
 import (
+	"time"
+
 	"context"
 	"testing"
 
@@ -22,6 +24,22 @@ func (NoSets) Mode(replication.Kind) replication.Mode { return replication.Disab
 func (NoSets) Revoked(replication.Kind) bool { return false }
 
 func (NoSets) HoldRole() (release func()) { return func() {} }
+
+func (NoSets) Synchronous(replication.Kind) (replication.Level, error) {
+	return replication.Level{}, nil
+}
+
+func (NoSets) SetSynchronous(context.Context, replication.Kind, replication.Level) error {
+	return &replication.Refused{Reason: "no sets"}
+}
+
+func (NoSets) Degraded(replication.Kind) time.Time { return time.Time{} }
+
+func (NoSets) AwaitConfirmed(context.Context, bool) (string, error) { return "", nil }
+
+func (NoSets) AwaitLevel(context.Context, uint64, replication.Level, bool, ...replication.Kind) error {
+	return nil
+}
 
 func (NoSets) Meters() *replication.Meters { return nil }
 

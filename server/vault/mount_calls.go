@@ -109,9 +109,12 @@ func (p *mountParams) record() (*mountRecord, error) {
 		return nil, refuse(errInvalid, "options.version must be \"1\" or \"2\"")
 	}
 	for name := range m.Options {
-		if name != "version" {
-			return nil, refuse(errInvalid, "option %q is not known: kv mounts have version only", name)
+		if name != "version" && name != optionSynchronous {
+			return nil, refuse(errInvalid, "option %q is not known: kv mounts have version and %s only", name, optionSynchronous)
 		}
+	}
+	if err := checkSynchronous(m.Options); err != nil {
+		return nil, err
 	}
 	if p.SealWrap || p.Entropy || p.Version != "" {
 		return nil, refuse(errInvalid, "seal_wrap, external_entropy_access and plugin_version are not supported: leave them out")
@@ -288,6 +291,14 @@ func (c *Core) tuneMount(r *request, p *mountTuning) (*reply, error) {
 			}
 			if v, ok := p.Options["version"]; ok && v != rec.Options["version"] {
 				return nil, refuse(errInvalid, "the version of a kv mount cannot be changed: enable a new mount and copy")
+			}
+			if level, ok := p.Options[optionSynchronous]; ok && m.auth() {
+				return nil, refuse(errInvalid, "options.%s is for secrets engines: leave it out", optionSynchronous)
+			} else if ok {
+				if err := checkSynchronous(p.Options); err != nil {
+					return nil, err
+				}
+				rec.Options[optionSynchronous] = level
 			}
 			if err := p.apply(&rec); err != nil {
 				return nil, err

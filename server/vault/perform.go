@@ -274,6 +274,9 @@ func forwardedHeader(r *request) http.Header {
 	for _, index := range r.consistency.index {
 		h.Add(headerIndex, index)
 	}
+	if level := r.header.Get(headerSynchronous); level != "" {
+		h.Set(headerSynchronous, level)
+	}
 	if r.op == opPatch {
 		h.Set("Content-Type", "application/merge-patch+json")
 	}
@@ -295,6 +298,7 @@ func (c *Core) Handle(ctx context.Context, f *replication.Forwarded) (out *repli
 		}
 	}()
 	rep, err := c.performForwarded(r, f)
+	rep, err = c.confirm(r, rep, err)
 	a := c.auditResponse(r, c.encodeReply(r, rep, err))
 	h := http.Header{"Content-Type": {"application/json"}}
 	c.stampIndex(h, r)

@@ -43,6 +43,7 @@ type request struct {
 	header  http.Header
 	token   string // secret
 	wrapTTL time.Duration
+	level   replication.Level // that its header asks for
 	// beforeSent is done once the answer is complete, wrapped and audited, and only then: what must not happen when the caller learns nothing of it.
 	beforeSent func() error
 
@@ -83,6 +84,9 @@ func (r *request) parse(h *http.Request) error {
 		r.path += "/"
 	}
 	r.token = bearer(h.Header)
+	if err := r.parseSynchronous(h.Header); err != nil {
+		return err
+	}
 	return r.parseWrapTTL(h.Header)
 }
 
@@ -245,6 +249,9 @@ func (r *request) parseForwarded(f *replication.Forwarded, maxBody int64) (err e
 		r.path += "/"
 	}
 	r.body = bytes.TrimSpace(f.Body)
+	if err := r.parseSynchronous(f.Header); err != nil {
+		return err
+	}
 	return r.parseWrapTTL(f.Header)
 }
 

@@ -1,0 +1,103 @@
+package archive
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/lockstepdb/lockstep/wal"
+)
+
+// MetaFormat is the version of an archive's note.
+const MetaFormat = 1
+
+// Sources of archives.
+const (
+	FromRewind = "rewind" // a log's tail
+	FromRepair = "repair" // records that a sync overwrote or deleted
+)
+
+// Meta says what an archive is.
+type Meta struct {
+	ID      string      `json:"id"`
+	Source  string      `json:"source"`
+	Kind    string      `json:"kind"` // of the set: "dr" or "performance"
+	Set     string      `json:"set"`  // its id
+	Lineage wal.Lineage `json:"lineage"`
+	// Common is the last place that this cluster and its feeder share; End is where this cluster was.
+	Common      wal.Position `json:"common"`
+	End         wal.Position `json:"end"`
+	When        time.Time    `json:"when"`
+	Reason      string       `json:"reason"`
+	Feeder      string       `json:"feeder"` // cluster id
+	FeederAddr  string       `json:"feeder_addr"`
+	Forks       []Fork       `json:"forks,omitempty"`       // the reigns that were taken back
+	Tightenings []string     `json:"tightenings,omitempty"` // revocations and redemptions that were taken back, in words
+	Spans       []Span       `json:"spans,omitempty"`       // where its entries stood
+	Counts      Counts       `json:"counts"`
+	Complete    bool         `json:"complete"` // false: what it was written for has not ended, or was interrupted
+
+	Problem string `json:"-"` // why it cannot be read; then little else is known
+}
+
+// Fork is a reign of the own log that was taken back.
+type Fork struct {
+	Ordinal uint64   `json:"ordinal"`
+	Fork    wal.Fork `json:"fork"`
+	Start   uint64   `json:"start"`
+	Parent  wal.Fork `json:"parent"`
+	Who     string   `json:"who"`
+	When    int64    `json:"when"`
+}
+
+// Span is entries that follow each other under one fork.
+type Span struct {
+	Fork     wal.Fork `json:"fork"`
+	From, To uint64
+}
+
+func (s *Span) holds(p wal.Position) bool {
+	return s.Fork == p.Fork && s.From <= p.Index && p.Index <= s.To
+}
+
+// Counts says how much an archive holds.
+type Counts struct {
+	Entries uint64 `json:"entries"`
+	Writes  uint64 `json:"writes"` // puts, deletes and drops of its entries
+	Records uint64 `json:"records"`
+	Keys    uint64 `json:"keys"` // different ones; at most keysCounted are told apart
+	Bytes   uint64 `json:"bytes"`
+	Lost    uint64 `json:"lost"`    // entries that no other cluster is known to have
+	Dropped uint64 `json:"dropped"` // entries that came from a place which the set still has
+}
+
+// Has reports whether the archive holds the entry at a position.
+func (m *Meta) Has(p wal.Position) bool {
+	return slices.ContainsFunc(m.Spans, func(s Span) bool { return s.holds(p) })
+}
+
+type storedMeta struct {
+	Format int `json:"format"`
+	Meta
+}
+
+func encodeMeta(m *Meta) []byte {
+	b, err := json.Marshal(storedMeta{MetaFormat, *m})
+	if err != nil {
+		panic("internal error: " + err.Error()) // our own type always encodes
+	}
+	return b
+}
+
+// decodeMeta reads an archive's note.
+func decodeMeta(b []byte) (Meta, error) {
+	var s storedMeta
+	if err := json.Unmarshal(b, &s); err != nil {
+		return Meta{}, fmt.Errorf("the archive's note: %w", err)
+	}
+	if s.Format != MetaFormat {
+		return Meta{}, &wal.VersionError{What: "archive", Got: uint16(min(max(s.Format, 0), 1<<16-1)), Have: MetaFormat}
+	}
+	return s.Meta, nil
+}

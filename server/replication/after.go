@@ -1,0 +1,111 @@
+package replication
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/storage"
+	"github.com/lockstepdb/lockstep/wal"
+)
+
+// A performance secondary numbers what it receives anew, and keeps with each entry its source: the place that it has in the primary's log. Sources only
+// grow, so a place in a former primary's log is found in the log of its successor by bisection.
+
+// after returns the index of the own log after which everything follows that lies beyond a place in a former primary's log. It looks at what this cluster
+// received before its own reign. false: the log that is held does not tell.
+func (n *Node) after(history []engine.Reign, set *setConfig, p wal.Position) (uint64, bool) {
+	own := n.engine.History()
+	i := slices.IndexFunc(own, func(r engine.Reign) bool { return set.Since > 0 && r.Ordinal >= set.Since })
+	if i < 0 {
+		return 0, false
+	}
+	last := own[i].Start - 1
+	s, err := searchSources(n.engine, last, history, p)
+	switch {
+	case err != nil:
+		n.log.Warn("the place of a secondary was not found in the own log; ranges are compared", "set", string(set.Kind), "error", err)
+		return 0, false
+	case s.before, s.whole:
+		return s.first - 1, true
+	case s.first > last && p == set.From:
+		return last, true
+	}
+	return 0, false
+}
+
+// sources is what a search has found.
+type sources struct {
+	first  uint64 // index of the first entry whose source lies beyond the place; one more than the last when there is none
+	before bool   // an entry is held whose source does not
+	whole  bool   // the log is held from its beginning
+}
+
+// searchSources looks for a place in a former primary's log among the sources of the own log's entries up to last.
+func searchSources(e *engine.Engine, last uint64, history []engine.Reign, p wal.Position) (sources, error) {
+	lo, hi := e.FirstIndex(), last
+	s := sources{first: last + 1, whole: lo == 1}
+	for lo <= hi {
+		mid := lo + (hi-lo)/2
+		at, source, err := nextSource(e, mid, hi)
+		switch {
+		case err != nil:
+			return s, err
+		case source.IsZero():
+			hi = mid - 1
+			continue
+		}
+		beyond, err := isBeyond(history, source, p)
+		switch {
+		case err != nil:
+			return s, fmt.Errorf("entry %d of the own log: %w", at, err)
+		case beyond:
+			s.first, hi = at, mid-1
+		default:
+			s.before, lo = true, at+1
+		}
+	}
+	return s, nil
+}
+
+// isBeyond says how two places of one history stand to each other.
+func isBeyond(history []engine.Reign, q, p wal.Position) (bool, error) {
+	at := func(f wal.Fork) int {
+		return slices.IndexFunc(history, func(r engine.Reign) bool { return r.Fork == f })
+	}
+	i, j := at(q.Fork), at(p.Fork)
+	if i < 0 || j < 0 {
+		return false, fmt.Errorf("fork %v or %v is not in the history of the set", q.Fork, p.Fork)
+	}
+	return i > j || i == j && q.Index > p.Index, nil
+}
+
+// nextSource returns the first entry from an index on that tells a place in the feeder's log, and that place; none up to last: zero.
+func nextSource(e *engine.Engine, from, last uint64) (uint64, wal.Position, error) {
+	r := e.LogReader(from)
+	for from <= last {
+		f, err := r.TryNext()
+		if err != nil || f == nil {
+			return 0, wal.Position{}, err
+		}
+		for i := from - f.First; i < uint64(f.Count); i++ {
+			entry, err := storage.DecodeEntry(f.Entries[i])
+			if err != nil {
+				return 0, wal.Position{}, fmt.Errorf("entry %d of the own log: %w", f.First+i, err)
+			}
+			if p := sourceOf(entry); !p.IsZero() && entry.Index <= last {
+				return entry.Index, p, nil
+			}
+		}
+		from = f.Last() + 1
+	}
+	return 0, wal.Position{}, nil
+}
+
+// sourceOf returns up to where the feeder's log is complete here with an entry: its own source, or what a sync has brought.
+func sourceOf(e *storage.Entry) wal.Position {
+	if e.Sync != nil && e.Sync.Kind == storage.SyncEnd {
+		return e.Sync.Until
+	}
+	return e.Upstream
+}
