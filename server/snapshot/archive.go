@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"compress/flate"
 	"compress/gzip"
@@ -86,6 +87,7 @@ type Reader struct {
 	Seal    *seal.Record
 	Summary Summary // once everything before it was read
 
+	in   *bufio.Reader
 	gzip *gzip.Reader
 	tar  *tar.Reader
 	keys *seal.Keyring // nil: what is sealed is not opened
@@ -97,12 +99,13 @@ type Reader struct {
 
 // Open reads header and seal file of a snapshot. Whatever is wrong with it is an *Invalid, here and later; other errors are the stream's own.
 func Open(from io.Reader) (*Reader, error) {
-	z, err := gzip.NewReader(from)
+	in := bufio.NewReaderSize(from, 64<<10)
+	z, err := gzip.NewReader(in)
 	if err != nil {
 		return nil, broken("", err)
 	}
 	z.Multistream(false)
-	r := &Reader{gzip: z, tar: tar.NewReader(z)}
+	r := &Reader{in: in, gzip: z, tar: tar.NewReader(z)}
 	b, err := r.member(nameHeader, maxPlain)
 	if err != nil {
 		return nil, err
@@ -334,6 +337,12 @@ func (r *Reader) vouched(sums []byte) error {
 		return broken("", err)
 	} else if n == 1<<20 {
 		return invalid("", "something stands behind its end")
+	}
+	switch _, err := r.in.ReadByte(); {
+	case err == nil:
+		return invalid("", "something stands behind its end")
+	case !errors.Is(err, io.EOF):
+		return fmt.Errorf("read the snapshot: %w", err)
 	}
 	return nil
 }

@@ -136,6 +136,14 @@ func (e *Invalid) Error() string {
 	return "the snapshot cannot be used: " + e.Member + ": " + e.Why
 }
 
+// Refused says why a snapshot is not taken or not restored here, and what to do.
+type Refused struct{ Why string }
+
+func (e *Refused) Error() string { return e.Why }
+
+// Refuse makes a Refused.
+func Refuse(format string, args ...any) error { return &Refused{Why: fmt.Sprintf(format, args...)} }
+
 func invalid(member, format string, args ...any) error {
 	return &Invalid{Member: member, Why: fmt.Sprintf(format, args...)}
 }

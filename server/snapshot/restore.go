@@ -34,8 +34,8 @@ type Store struct {
 	// and which epochs there have been.
 	Live *engine.Engine
 	Now  func() time.Time
-	// Progress is told how many bytes of pieces have been read; it may be nil.
-	Progress func(bytes int64)
+	// Progress is told how many bytes of pieces have been read; an error ends the restore. It may be nil.
+	Progress func(bytes int64) error
 }
 
 // Identify reads who the store is that a snapshot makes: to be called once, after Unseal. The reader's Restore follows.
@@ -91,8 +91,13 @@ func (r *Reader) fill(ctx context.Context, id *Identity, s Store) (end *footer, 
 			return err
 		}
 		end, err = r.data(func(p *piece) error {
+			if err := ctx.Err(); err != nil {
+				return context.Cause(ctx)
+			}
 			if s.Progress != nil {
-				s.Progress(r.size)
+				if err := s.Progress(r.size); err != nil {
+					return err
+				}
 			}
 			return take(ctx, e, p)
 		})
