@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -39,8 +40,9 @@ type core struct {
 	switched  chan struct{} // closed when another generation became live, or this one is to be opened in another role
 	becoming  waiting       // what is answered until then
 	drain     func(context.Context)
-	undecided error // set before switched is closed: which generation is live is not known, and the process must end
-	sealed    bool  // it was sealed by an operator
+	taking    atomic.Int32 // snapshots under way
+	undecided error        // set before switched is closed: which generation is live is not known, and the process must end
+	sealed    bool         // it was sealed by an operator
 }
 
 // runCore waits until a generation's seal is open, and serves it until ctx ends, another
@@ -178,6 +180,7 @@ func (c *core) build() error {
 		Sanitized:   n.cfg.sanitized,
 		Seal:        c.keys,
 		SealNow:     c.sealNow,
+		Snapshots:   c,
 
 		Unauthenticated: n.unauthenticated,
 		ForwardByHeader: n.cfg.Replication.ForwardByHeader,
@@ -354,6 +357,10 @@ func (c *core) switchTo(id engine.Identity, role engine.Role, notes map[string][
 	if c.ending() {
 		return errChanging
 	}
+	if !c.node.making.TryLock() {
+		return errRestoring
+	}
+	defer c.node.making.Unlock()
 	keys, err := c.node.sealing.forSwitch()
 	if err != nil {
 		return err

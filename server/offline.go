@@ -38,9 +38,14 @@ func (u Unsealer) Unseal(gen *Generation) (*seal.Opened, error) {
 	if err != nil {
 		return nil, err
 	}
+	return u.open(record, gen.Dir)
+}
+
+// open opens the seal of a record; later changes are written to dir.
+func (u Unsealer) open(record *seal.Record, dir string) (*seal.Opened, error) {
 	var autoErr error
 	if auto := cmp.Or(u.Auto, record.Auto()); auto != nil {
-		keys, err := record.UnlockAuto(gen.Dir, auto)
+		keys, err := record.UnlockAuto(dir, auto)
 		if err == nil {
 			return keys, nil
 		}
@@ -49,7 +54,7 @@ func (u Unsealer) Unseal(gen *Generation) (*seal.Opened, error) {
 	if u.Shares == nil {
 		return nil, errors.Join(autoErr, errors.New("the store is sealed and no shares were given"))
 	}
-	keys, err := unsealWith(u.Shares, record, gen)
+	keys, err := unsealWith(u.Shares, record, dir)
 	return keys, errors.Join(err, onlyIf(err != nil, autoErr))
 }
 
@@ -60,7 +65,7 @@ func onlyIf(failed bool, err error) error {
 	return nil
 }
 
-func unsealWith(ask func(int) ([]string, error), record *seal.Record, gen *Generation) (*seal.Opened, error) {
+func unsealWith(ask func(int) ([]string, error), record *seal.Record, dir string) (*seal.Opened, error) {
 	texts, err := ask(record.Threshold)
 	if err != nil {
 		return nil, err
@@ -69,17 +74,17 @@ func unsealWith(ask func(int) ([]string, error), record *seal.Record, gen *Gener
 	for _, text := range texts {
 		share, err := seal.ParseShare(text)
 		if err != nil {
-			return nil, fmt.Errorf("unseal %s: %w", gen.Dir, err)
+			return nil, fmt.Errorf("unseal %s: %w", dir, err)
 		}
 		key, ok, err := c.Add(share)
 		if err != nil {
-			return nil, fmt.Errorf("unseal %s: %w", gen.Dir, err)
+			return nil, fmt.Errorf("unseal %s: %w", dir, err)
 		}
 		if ok {
-			return record.Unlock(gen.Dir, key)
+			return record.Unlock(dir, key)
 		}
 	}
-	return nil, fmt.Errorf("unseal %s: %d shares are needed, %d were given", gen.Dir, record.Threshold, c.Progress())
+	return nil, fmt.Errorf("unseal %s: %d shares are needed, %d were given", dir, record.Threshold, c.Progress())
 }
 
 // OpenLive locks a stopped node's data directory and finds its live

@@ -40,6 +40,7 @@ type node struct {
 	limited atomic.Uint64 // requests refused by a rate limit
 
 	trashed   chan struct{} // wakes the sweeper; one slot
+	making    sync.Mutex    // one generation is made at a time: by a restore, or by a change of role, which does not wait for it
 	announced sync.Once
 	sealing   *sealing
 	opened    atomic.Pointer[[]string] // ceremonies that need no token; SIGHUP changes them

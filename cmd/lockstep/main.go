@@ -22,6 +22,9 @@ var commands = []command{
 	checkCommand,
 	walDumpCommand,
 	tokenCreateCommand,
+	snapshotSaveCommand,
+	snapshotInspectCommand,
+	snapshotRestoreCommand,
 	versionCommand,
 	demoCommand,
 }
@@ -100,7 +103,7 @@ func group(c *console, args []string) error {
 
 func list(w io.Writer, commands []command) {
 	for _, cmd := range commands {
-		fmt.Fprintf(w, "  %-14s %s\n", cmd.name, cmd.summary)
+		fmt.Fprintf(w, "  %-16s %s\n", cmd.name, cmd.summary)
 	}
 }
 

@@ -32,6 +32,8 @@ import (
 //	$ api METHOD PATH [BODY]   a request to it with the token TOKEN
 //	$ flip GLOB "KEY"    flip one bit of the value that stands behind a key in the one file that holds it
 //	$ remove GLOB        remove files
+//	$ cut FILE N         leave the first N bytes of a file
+//	$ login              what follows has the token of the last sys/init
 //	$ env NAME=VALUE     for what follows
 //	# text               a comment
 //
@@ -178,6 +180,11 @@ func (s *script) do(line string) string {
 		return s.flip(glob, text)
 	case "remove":
 		return s.remove(rest)
+	case "login":
+		s.env = append(s.env, "VAULT_TOKEN="+s.token)
+		return ""
+	case "cut":
+		return s.cut(rest)
 	case "env":
 		s.env = append(s.env, rest)
 		return ""
@@ -355,6 +362,18 @@ func (s *script) remove(glob string) string {
 	return ""
 }
 
+func (s *script) cut(rest string) string {
+	file, n, _ := strings.Cut(rest, " ")
+	size, err := strconv.ParseInt(n, 10, 64)
+	if err == nil {
+		err = os.Truncate(filepath.Join(s.dir, file), size)
+	}
+	if err != nil {
+		return "2> " + err.Error() + "\n"
+	}
+	return ""
+}
+
 // steady replaces what differs from run to run.
 func (s *script) steady(text string) string {
 	text = strings.ReplaceAll(text, s.dir, "WORK")
@@ -376,10 +395,12 @@ var unsteady = []struct {
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)`), "TIME"},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "UUID"},
 	{regexp.MustCompile(`(fork|chain) [0-9a-f]+`), "$1 HEX"},
+	{regexp.MustCompile(`((?i:snapshot|root) +)[0-9a-f]{32,40}`), "${1}HEX"},
 	{regexp.MustCompile(`go\d\S* \w+/\w+`), "GO TARGET"},
-	{regexp.MustCompile(`("server_time_utc": |"version": |(?m:^1> Version  +))[^\s,]+`), "${1}VARIES"},
+	{regexp.MustCompile(`("server_time_utc": |"version": |(?m:^1> (?:Version|Written by)  +))[^\s,]+`), "${1}VARIES"},
 	{regexp.MustCompile(`(commit   ).*`), "${1}COMMIT"},
 	{regexp.MustCompile(`(lockstep )\d+\.\d+\.\d+\S*`), "${1}VERSION"},
+	{regexp.MustCompile(`\(\w+ ago\)`), "(AGO)"},
 	{regexp.MustCompile(`took="?[^"\s]+"?`), "took=DURATION"},
 	{regexp.MustCompile(`\d+ bytes`), "N bytes"},
 	{regexp.MustCompile(`\d+ leaves`), "N leaves"}, // cut by a secret key

@@ -69,8 +69,8 @@ func (r *Record) sum() string {
 	return hex.EncodeToString(s[:])
 }
 
-// encode gives the file's bytes.
-func (r *Record) encode() []byte {
+// Encode gives the file's bytes.
+func (r *Record) Encode() []byte {
 	r.Sum = r.sum()
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
@@ -180,7 +180,7 @@ func Read(dir string) (*Record, error) {
 // the old one.
 func (r *Record) write(dir string) error {
 	path := filepath.Join(dir, FileName)
-	if err := writeSynced(path+tempSuffix, r.encode()); err != nil {
+	if err := writeSynced(path+tempSuffix, r.Encode()); err != nil {
 		return fmt.Errorf("write the seal file: %w", err)
 	}
 	if err := os.Rename(path+tempSuffix, path); err != nil {

@@ -409,7 +409,7 @@ func TestATamperedSealFileIsRefusedByName(t *testing.T) {
 	edit := func(change func(r *Record)) []byte {
 		r := reread(t, dir)
 		change(r)
-		return r.encode() // with a right sum: somebody did it on purpose
+		return r.Encode() // with a right sum: somebody did it on purpose
 	}
 	for name, text := range map[string][]byte{
 		"a turned bit":          bytes.Replace(whole, []byte(`"threshold": 2`), []byte(`"threshold": 3`), 1),
@@ -458,7 +458,7 @@ func edit2(whole []byte, change func(r *Record)) []byte {
 		panic(err)
 	}
 	change(r)
-	return r.encode()
+	return r.Encode()
 }
 
 func TestNothingSecretStandsInTheFile(t *testing.T) {
@@ -488,14 +488,14 @@ func FuzzDecode(f *testing.F) {
 		f.Fatal(err)
 	}
 	r := op.Record()
-	f.Add(r.encode())
+	f.Add(r.Encode())
 	f.Add([]byte(`{"format":2}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := Decode(b)
 		if err != nil {
 			return
 		}
-		again, err := Decode(r.encode())
+		again, err := Decode(r.Encode())
 		if err != nil || again.Sum != r.Sum {
 			t.Fatalf("what was read does not read again: %v", err)
 		}

@@ -46,6 +46,8 @@ type Config struct {
 	Seal *seal.Opened
 	// SealNow ends the core and forgets its keys: sys/seal.
 	SealNow func() error
+	// Snapshots takes and restores snapshots of everything; nil: there are none here.
+	Snapshots Snapshots
 	// Unauthenticated tells which ceremonies of the key holders need no token (Op…); nil: none.
 	Unauthenticated func(operation string) bool
 	Now             func() time.Time
@@ -187,12 +189,22 @@ func (c *Core) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 		c.serveHealth(w, h)
 		return
 	}
+	r.rawBody = h.Body
+	defer func() {
+		if r.out != nil {
+			r.out.end()
+		}
+	}()
 	r.openBody = func(limit int64) ([]byte, error) { return readBody(w, h, min(limit, c.cfg.MaxBody)) }
 	defer c.meters.request.Since(time.Now())
 	c.running.begin(r, c.now())
 	defer c.running.end(r)
 	a := c.auditResponse(r, c.respond(r))
 	c.stampIndex(w.Header(), r)
+	if r.out != nil && a.status == http.StatusOK {
+		c.sendStream(w, r)
+		return
+	}
 	a.writeAs(w, r.contentType)
 }
 

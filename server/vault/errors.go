@@ -9,6 +9,7 @@ import (
 	"github.com/lockstepdb/lockstep/internal/boltfile"
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
+	snapshots "github.com/lockstepdb/lockstep/server/snapshot"
 	"github.com/lockstepdb/lockstep/storage"
 )
 
@@ -64,6 +65,8 @@ var failures = []struct {
 	{is(errConflict), http.StatusConflict, ""}, // clients repeat a 5xx by themselves
 	{is(errUnaudited), http.StatusInternalServerError, ""},
 	{as[*http.MaxBytesError], http.StatusRequestEntityTooLarge, ""},
+	{as[*snapshots.Refused], http.StatusBadRequest, ""},
+	{as[*snapshots.Invalid], http.StatusBadRequest, ""},
 	{as[*replication.Refused], http.StatusBadRequest, ""},
 	{as[*replication.NotReady], http.StatusServiceUnavailable, ""},
 	{is(engine.ErrOutcomeUnknown), http.StatusConflict, "read before you write again: "}, // clients repeat a 5xx by themselves

@@ -27,13 +27,19 @@ func (c *Core) perform(r *request) (*reply, error) {
 	limit := int64(maxOpenBody)
 	free := c.emptyAndRevoked(rt)
 	r.opened = rt != nil && c.isOpen(rt, r.path)
+	if rt != nil && rt.flags&drHeader != 0 && c.mode(dr) == replication.Secondary {
+		if err := c.drOperation(r, r.token); err != nil {
+			return nil, c.auditRequest(r, rt, err)
+		}
+		r.opened = true
+	}
 	if !free && !r.opened {
 		limit = c.cfg.MaxBody
 		if err := c.authenticate(r); err != nil {
 			return nil, c.auditRequest(r, rt, err)
 		}
 	}
-	if r.op == opWrite || r.op == opPatch {
+	if (r.op == opWrite || r.op == opPatch) && (rt == nil || rt.flags&rawBody == 0) {
 		body, err := r.openBody(limit)
 		if err != nil {
 			return nil, c.auditRequest(r, rt, err)

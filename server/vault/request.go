@@ -47,6 +47,7 @@ type request struct {
 	// beforeSent is done once the answer is complete, wrapped and audited, and only then: what must not happen when the caller learns nothing of it.
 	beforeSent func() error
 
+	rawBody  io.Reader // for routes that read it as it comes
 	openBody func(limit int64) ([]byte, error)
 	body     []byte // a JSON object, or empty
 	caller   *caller
@@ -56,8 +57,9 @@ type request struct {
 	mount    *mount
 	only     capability // capCreate or capUpdate, when the policies allow only that of a write; else 0
 
-	contentType string // of an answer that is no JSON
-	audited     bool   // its answer is recorded on the audit devices
+	contentType string  // of an answer that is no JSON
+	out         *stream // instead of an answer's body
+	audited     bool    // its answer is recorded on the audit devices
 
 	forwarded *replication.Forwarded // set on the primary
 	committed uint64                 // highest index that this request wrote

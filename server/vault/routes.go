@@ -19,6 +19,8 @@ const (
 	early                 // served before the cluster is initialised and while it is filled
 	ceremony              // needs no token where the configuration says so: the shares authorise
 	toShared              // writes replicated scope: a performance secondary forwards it
+	rawBody               // its body is no JSON, and is read as it comes
+	drHeader              // on a DR secondary X-Vault-Token is a DR operation token
 )
 
 // route is one line of the table. The path's '*' stands for one or more whole segments.
@@ -112,6 +114,12 @@ func routeTable() []route {
 		{"GET", "sys/ha-status", onDR, (*Core).haStatus, nil},
 		{"GET", "sys/host-info", onDR, (*Core).hostInfo, nil},
 		{"GET", "sys/config/state/sanitized", onDR, (*Core).sanitized, nil},
+		{"GET", "sys/storage/snapshot", sudo | onDR | drHeader, (*Core).takeSnapshot, nil},
+		{"POST", "sys/storage/snapshot", sudo | rawBody, restoreSnapshot(false), nil},
+		{"POST", "sys/storage/snapshot-force", sudo | rawBody, restoreSnapshot(true), nil},
+		{"GET", "sys/storage/raft/snapshot", sudo | onDR | drHeader, (*Core).takeSnapshot, nil},
+		{"POST", "sys/storage/raft/snapshot", sudo | rawBody, restoreSnapshot(false), nil},
+		{"POST", "sys/storage/raft/snapshot-force", sudo | rawBody, restoreSnapshot(true), nil},
 		{"LIST", "sys/version-history", 0, (*Core).versionHistory, nil},
 		{"GET", "sys/license/status", onDR, (*Core).licenseStatus, nil},
 
