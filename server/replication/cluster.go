@@ -108,13 +108,18 @@ const (
 var errCertificateEnded = errors.New("this secondary's certificate has ended: ask the primary for another activation token for this id (primary/secondary-token), and give that to secondary/update-primary, which keeps the data")
 
 func (n *Node) dialOne(ctx context.Context, k Kind, purpose, addr string) (*grpc.ClientConn, error) {
-	hp, ok := hostPort(addr)
-	if !ok {
-		return nil, errors.New("not an address")
-	}
 	cfg, err := n.clientTLS(k, purpose)
 	if err != nil {
 		return nil, err
+	}
+	return n.dialWith(ctx, cfg, addr)
+}
+
+// dialWith connects to a cluster port; the connection it returns is ready.
+func (n *Node) dialWith(ctx context.Context, cfg *tls.Config, addr string) (*grpc.ClientConn, error) {
+	hp, ok := hostPort(addr)
+	if !ok {
+		return nil, errors.New("not an address")
 	}
 	last := &lastError{}
 	conn, err := grpc.NewClient("passthrough:///"+hp, append(n.meters.dialOptions(),

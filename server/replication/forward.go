@@ -65,6 +65,12 @@ func (w *forwarder) close() {
 func (n *Node) Forward(ctx context.Context, f *Forwarded) (answer *ForwardedAnswer, late bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, forwardTime)
 	defer cancel()
+	seen, err := n.seen(Performance)
+	if err != nil {
+		return nil, false, err
+	}
+	told := *f
+	told.Epochs = epochs(seen)
 	conn, err := n.forward.get(ctx, func(ctx context.Context) (*grpc.ClientConn, error) {
 		return n.dial(ctx, Performance, purposeForward)
 	})
@@ -72,7 +78,7 @@ func (n *Node) Forward(ctx context.Context, f *Forwarded) (answer *ForwardedAnsw
 		return nil, false, asUnreachable(err)
 	}
 	var on grpcpeer.Peer // known as soon as the request has a connection
-	out, err := pb.NewReplicationClient(conn).Forward(ctx, encodeForwarded(f), grpc.Peer(&on))
+	out, err := pb.NewReplicationClient(conn).Forward(ctx, encodeForwarded(&told), grpc.Peer(&on))
 	if err != nil {
 		return nil, false, forwardFailed(err, on.Addr != nil)
 	}
@@ -109,7 +115,7 @@ func forwardFailed(err error, sent bool) error {
 func encodeForwarded(f *Forwarded) *pb.ForwardRequest {
 	return &pb.ForwardRequest{
 		Method: f.Method, Path: f.Path, Query: f.Query, Header: encodeHeader(f.Header), Body: f.Body, RequestId: f.RequestID,
-		Policies: f.Policies, DisplayName: f.DisplayName,
+		Policies: f.Policies, DisplayName: f.DisplayName, Epochs: encodeHistory(f.Epochs),
 	}
 }
 
@@ -132,9 +138,16 @@ func decodeForwarded(in *pb.ForwardRequest, p peer) (*Forwarded, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(in.GetEpochs()) > maxEpochs {
+		return nil, malformed("the beginnings of %d epochs, more than %d", len(in.GetEpochs()), maxEpochs)
+	}
+	seen, err := decodeHistory(in.GetEpochs())
+	if err != nil {
+		return nil, err
+	}
 	return &Forwarded{
 		Method: in.GetMethod(), Path: in.GetPath(), Query: in.GetQuery(), Header: header, Body: in.GetBody(), RequestID: in.GetRequestId(),
-		Secondary: p.ID, Policies: in.GetPolicies(), DisplayName: in.GetDisplayName(),
+		Secondary: p.ID, Policies: in.GetPolicies(), DisplayName: in.GetDisplayName(), Epochs: seen,
 	}, nil
 }
 
@@ -191,6 +204,9 @@ func (s *service) Forward(ctx context.Context, in *pb.ForwardRequest) (*pb.Forwa
 	f, err := decodeForwarded(in, p)
 	if err != nil {
 		return nil, s.failed(p, err)
+	}
+	if err := s.n.meetEpochs(Performance, f.Epochs, teller{How: "a request that secondary " + p.ID + " forwarded"}); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
 	ctx, done := s.n.track(ctx, p)
 	defer done()

@@ -24,7 +24,7 @@ func (n *Node) promotePerf(ctx context.Context, set *setConfig, p Promote) (stri
 		return "", err
 	}
 	next.Since = max(lastOrdinal(n.engine.History()), lastOrdinal(next.Before)) + 1
-	in := &intent{Call: callPromotePerf, Set: next, CAKey: caKey, Seed: seed, Ordinal: next.Since, Abandon: p.Force}
+	in := &intent{Call: callPromotePerf, Set: next, CAKey: caKey, Seed: seed, Ordinal: next.Since, Abandon: p.Force, Herald: n.heraldOf(Performance, set)}
 	if err := n.begin(in); err != nil {
 		return "", err
 	}
@@ -61,7 +61,8 @@ func (n *Node) completePromotePerf(ctx context.Context, in *intent) error {
 	if err := n.engine.Checkpoint(ctx); err != nil {
 		return fmt.Errorf("making a checkpoint of the new epoch: %w", err)
 	}
-	if err := n.done(in, map[string][]byte{noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, notePublicKey(Performance): nil}); err != nil {
+	if err := n.done(in, map[string][]byte{noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, notePublicKey(Performance): nil,
+		noteHerald(Performance): in.news()}); err != nil {
 		return err
 	}
 	n.use(Performance, in.Set)
@@ -103,7 +104,7 @@ func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
 	seen := in.Set.Before
 	set := *in.Set
 	set.Before = nil
-	notes := map[string][]byte{noteSet(Performance): mustJSON(&set), noteSeen(Performance): mustJSON(seen), noteCAKey(Performance): nil}
+	notes := map[string][]byte{noteSet(Performance): mustJSON(&set), noteSeen(Performance): mustJSON(seen), noteCAKey(Performance): nil, noteFence(Performance): nil, noteHerald(Performance): nil}
 	if err := n.done(in, notes); err != nil {
 		return err
 	}

@@ -94,6 +94,7 @@ type node interface {
 	Mode(k replication.Kind) replication.Mode
 	Revoked(k replication.Kind) bool
 	HoldRole() (release func())
+	Fenced(k replication.Kind) map[string]any
 	Status(k replication.Kind) map[string]any
 	EnablePrimary(ctx context.Context, k replication.Kind, primaryClusterAddr string) (string, error)
 	SecondaryToken(ctx context.Context, k replication.Kind, id string, ttl time.Duration) (*replication.Activation, error)

@@ -23,6 +23,8 @@ func (NoSets) Revoked(replication.Kind) bool { return false }
 
 func (NoSets) HoldRole() (release func()) { return func() {} }
 
+func (NoSets) Fenced(replication.Kind) map[string]any { return nil }
+
 func (NoSets) Meters() *replication.Meters { return nil }
 
 func (NoSets) Lacks(storage.KeyspaceID) (replication.Lack, error) { return "", nil }

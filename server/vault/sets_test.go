@@ -118,6 +118,8 @@ func (p *part) PromoteSecondary(_ context.Context, k replication.Kind, o replica
 
 func (p *part) HoldRole() (release func()) { return func() {} }
 
+func (p *part) Fenced(replication.Kind) map[string]any { return nil }
+
 func (p *part) DemotePrimary(_ context.Context, k replication.Kind) (string, error) {
 	p.note("demote %s", k)
 	return "demoting", nil
