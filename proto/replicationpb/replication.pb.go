@@ -1630,6 +1630,8 @@ type Heartbeat struct {
 	ApiAddr           string                 `protobuf:"bytes,7,opt,name=api_addr,json=apiAddr,proto3" json:"api_addr,omitempty"`
 	Authorities       [][]byte               `protobuf:"bytes,8,rep,name=authorities,proto3" json:"authorities,omitempty"`                                      // PEM: the CA that signs, then all others that are trusted; performance: those of the DR secondaries that may take the primary's place among them
 	FailoverAddresses []string               `protobuf:"bytes,9,rep,name=failover_addresses,json=failoverAddresses,proto3" json:"failover_addresses,omitempty"` // performance: their cluster addresses
+	Others            []*Standing            `protobuf:"bytes,10,rep,name=others,proto3" json:"others,omitempty"`                                               // where the primary's other secondaries of this set stand
+	Last              bool                   `protobuf:"varint,11,opt,name=last,proto3" json:"last,omitempty"`                                                  // the primary has been demoted: position is the last of its epoch, nothing follows
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -1727,6 +1729,81 @@ func (x *Heartbeat) GetFailoverAddresses() []string {
 	return nil
 }
 
+func (x *Heartbeat) GetOthers() []*Standing {
+	if x != nil {
+		return x.Others
+	}
+	return nil
+}
+
+func (x *Heartbeat) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+// Standing is how far a secondary has come, as its primary knows.
+type Standing struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"` // acknowledged, in the primary's log
+	Connected     bool                   `protobuf:"varint,3,opt,name=connected,proto3" json:"connected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Standing) Reset() {
+	*x = Standing{}
+	mi := &file_replication_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Standing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Standing) ProtoMessage() {}
+
+func (x *Standing) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Standing.ProtoReflect.Descriptor instead.
+func (*Standing) Descriptor() ([]byte, []int) {
+	return file_replication_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Standing) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Standing) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Standing) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
 // Range is [low, high) of a keyspace; high empty: to the end.
 type Range struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1739,7 +1816,7 @@ type Range struct {
 
 func (x *Range) Reset() {
 	*x = Range{}
-	mi := &file_replication_proto_msgTypes[18]
+	mi := &file_replication_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +1828,7 @@ func (x *Range) String() string {
 func (*Range) ProtoMessage() {}
 
 func (x *Range) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[18]
+	mi := &file_replication_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +1841,7 @@ func (x *Range) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Range.ProtoReflect.Descriptor instead.
 func (*Range) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{18}
+	return file_replication_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Range) GetKeyspace() []byte {
@@ -1799,7 +1876,7 @@ type SplitRequest struct {
 
 func (x *SplitRequest) Reset() {
 	*x = SplitRequest{}
-	mi := &file_replication_proto_msgTypes[19]
+	mi := &file_replication_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1888,7 @@ func (x *SplitRequest) String() string {
 func (*SplitRequest) ProtoMessage() {}
 
 func (x *SplitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[19]
+	mi := &file_replication_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +1901,7 @@ func (x *SplitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SplitRequest.ProtoReflect.Descriptor instead.
 func (*SplitRequest) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{19}
+	return file_replication_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SplitRequest) GetKind() string {
@@ -1859,7 +1936,7 @@ type SplitReply struct {
 
 func (x *SplitReply) Reset() {
 	*x = SplitReply{}
-	mi := &file_replication_proto_msgTypes[20]
+	mi := &file_replication_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +1948,7 @@ func (x *SplitReply) String() string {
 func (*SplitReply) ProtoMessage() {}
 
 func (x *SplitReply) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[20]
+	mi := &file_replication_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +1961,7 @@ func (x *SplitReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SplitReply.ProtoReflect.Descriptor instead.
 func (*SplitReply) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{20}
+	return file_replication_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SplitReply) GetReadAt() *Position {
@@ -1919,7 +1996,7 @@ type Parts struct {
 
 func (x *Parts) Reset() {
 	*x = Parts{}
-	mi := &file_replication_proto_msgTypes[21]
+	mi := &file_replication_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1931,7 +2008,7 @@ func (x *Parts) String() string {
 func (*Parts) ProtoMessage() {}
 
 func (x *Parts) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[21]
+	mi := &file_replication_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1944,7 +2021,7 @@ func (x *Parts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Parts.ProtoReflect.Descriptor instead.
 func (*Parts) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{21}
+	return file_replication_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Parts) GetChildren() []*Child {
@@ -1972,7 +2049,7 @@ type Child struct {
 
 func (x *Child) Reset() {
 	*x = Child{}
-	mi := &file_replication_proto_msgTypes[22]
+	mi := &file_replication_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2061,7 @@ func (x *Child) String() string {
 func (*Child) ProtoMessage() {}
 
 func (x *Child) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[22]
+	mi := &file_replication_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2074,7 @@ func (x *Child) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Child.ProtoReflect.Descriptor instead.
 func (*Child) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{22}
+	return file_replication_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Child) GetLow() []byte {
@@ -2033,7 +2110,7 @@ type Keyspace struct {
 
 func (x *Keyspace) Reset() {
 	*x = Keyspace{}
-	mi := &file_replication_proto_msgTypes[23]
+	mi := &file_replication_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2045,7 +2122,7 @@ func (x *Keyspace) String() string {
 func (*Keyspace) ProtoMessage() {}
 
 func (x *Keyspace) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[23]
+	mi := &file_replication_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2058,7 +2135,7 @@ func (x *Keyspace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Keyspace.ProtoReflect.Descriptor instead.
 func (*Keyspace) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{23}
+	return file_replication_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Keyspace) GetId() []byte {
@@ -2099,7 +2176,7 @@ type ItemsRequest struct {
 
 func (x *ItemsRequest) Reset() {
 	*x = ItemsRequest{}
-	mi := &file_replication_proto_msgTypes[24]
+	mi := &file_replication_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2111,7 +2188,7 @@ func (x *ItemsRequest) String() string {
 func (*ItemsRequest) ProtoMessage() {}
 
 func (x *ItemsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[24]
+	mi := &file_replication_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2124,7 +2201,7 @@ func (x *ItemsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ItemsRequest.ProtoReflect.Descriptor instead.
 func (*ItemsRequest) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{24}
+	return file_replication_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ItemsRequest) GetKind() string {
@@ -2153,7 +2230,7 @@ type ItemsReply struct {
 
 func (x *ItemsReply) Reset() {
 	*x = ItemsReply{}
-	mi := &file_replication_proto_msgTypes[25]
+	mi := &file_replication_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2165,7 +2242,7 @@ func (x *ItemsReply) String() string {
 func (*ItemsReply) ProtoMessage() {}
 
 func (x *ItemsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[25]
+	mi := &file_replication_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2178,7 +2255,7 @@ func (x *ItemsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ItemsReply.ProtoReflect.Descriptor instead.
 func (*ItemsReply) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{25}
+	return file_replication_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ItemsReply) GetReadAt() *Position {
@@ -2219,7 +2296,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_replication_proto_msgTypes[26]
+	mi := &file_replication_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2231,7 +2308,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[26]
+	mi := &file_replication_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2244,7 +2321,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{26}
+	return file_replication_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Item) GetKey() []byte {
@@ -2273,7 +2350,7 @@ type RecordsRequest struct {
 
 func (x *RecordsRequest) Reset() {
 	*x = RecordsRequest{}
-	mi := &file_replication_proto_msgTypes[27]
+	mi := &file_replication_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2285,7 +2362,7 @@ func (x *RecordsRequest) String() string {
 func (*RecordsRequest) ProtoMessage() {}
 
 func (x *RecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[27]
+	mi := &file_replication_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2298,7 +2375,7 @@ func (x *RecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordsRequest.ProtoReflect.Descriptor instead.
 func (*RecordsRequest) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{27}
+	return file_replication_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RecordsRequest) GetKind() string {
@@ -2341,7 +2418,7 @@ type RecordsReply struct {
 
 func (x *RecordsReply) Reset() {
 	*x = RecordsReply{}
-	mi := &file_replication_proto_msgTypes[28]
+	mi := &file_replication_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +2430,7 @@ func (x *RecordsReply) String() string {
 func (*RecordsReply) ProtoMessage() {}
 
 func (x *RecordsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[28]
+	mi := &file_replication_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +2443,7 @@ func (x *RecordsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordsReply.ProtoReflect.Descriptor instead.
 func (*RecordsReply) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{28}
+	return file_replication_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RecordsReply) GetReadAt() *Position {
@@ -2407,7 +2484,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_replication_proto_msgTypes[29]
+	mi := &file_replication_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2419,7 +2496,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[29]
+	mi := &file_replication_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2432,7 +2509,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{29}
+	return file_replication_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Record) GetKey() []byte {
@@ -2459,13 +2536,14 @@ type ForwardRequest struct {
 	RequestId     string                 `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	Policies      []string               `protobuf:"bytes,7,rep,name=policies,proto3" json:"policies,omitempty"`
 	DisplayName   string                 `protobuf:"bytes,8,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	Epochs        []*Reign               `protobuf:"bytes,9,rep,name=epochs,proto3" json:"epochs,omitempty"` // beginnings of the newest epochs of the set that the secondary has seen: a primary that they have left executes nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ForwardRequest) Reset() {
 	*x = ForwardRequest{}
-	mi := &file_replication_proto_msgTypes[30]
+	mi := &file_replication_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2477,7 +2555,7 @@ func (x *ForwardRequest) String() string {
 func (*ForwardRequest) ProtoMessage() {}
 
 func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[30]
+	mi := &file_replication_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2490,7 +2568,7 @@ func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
 func (*ForwardRequest) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{30}
+	return file_replication_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ForwardRequest) GetMethod() string {
@@ -2549,6 +2627,13 @@ func (x *ForwardRequest) GetDisplayName() string {
 	return ""
 }
 
+func (x *ForwardRequest) GetEpochs() []*Reign {
+	if x != nil {
+		return x.Epochs
+	}
+	return nil
+}
+
 type HeaderField struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2559,7 +2644,7 @@ type HeaderField struct {
 
 func (x *HeaderField) Reset() {
 	*x = HeaderField{}
-	mi := &file_replication_proto_msgTypes[31]
+	mi := &file_replication_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2571,7 +2656,7 @@ func (x *HeaderField) String() string {
 func (*HeaderField) ProtoMessage() {}
 
 func (x *HeaderField) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[31]
+	mi := &file_replication_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2584,7 +2669,7 @@ func (x *HeaderField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderField.ProtoReflect.Descriptor instead.
 func (*HeaderField) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{31}
+	return file_replication_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *HeaderField) GetName() string {
@@ -2613,7 +2698,7 @@ type ForwardReply struct {
 
 func (x *ForwardReply) Reset() {
 	*x = ForwardReply{}
-	mi := &file_replication_proto_msgTypes[32]
+	mi := &file_replication_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2710,7 @@ func (x *ForwardReply) String() string {
 func (*ForwardReply) ProtoMessage() {}
 
 func (x *ForwardReply) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[32]
+	mi := &file_replication_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2723,7 @@ func (x *ForwardReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardReply.ProtoReflect.Descriptor instead.
 func (*ForwardReply) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{32}
+	return file_replication_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ForwardReply) GetStatus() uint32 {
@@ -2679,7 +2764,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_replication_proto_msgTypes[33]
+	mi := &file_replication_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2691,7 +2776,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[33]
+	mi := &file_replication_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2704,7 +2789,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{33}
+	return file_replication_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RenewRequest) GetKind() string {
@@ -2731,7 +2816,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_replication_proto_msgTypes[34]
+	mi := &file_replication_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2743,7 +2828,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_proto_msgTypes[34]
+	mi := &file_replication_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2756,7 +2841,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_replication_proto_rawDescGZIP(), []int{34}
+	return file_replication_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RenewReply) GetCertificate() []byte {
@@ -2910,7 +2995,7 @@ const file_replication_proto_rawDesc = "" +
 	"\x05entry\x18\x02 \x01(\fR\x05entry\".\n" +
 	"\x04Part\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
-	"\x04left\x18\x02 \x01(\x04R\x04left\"\xb5\x02\n" +
+	"\x04left\x18\x02 \x01(\x04R\x04left\"\x84\x03\n" +
 	"\tHeartbeat\x121\n" +
 	"\x04head\x18\x01 \x01(\v2\x1d.lockstep.replication.v1.HeadR\x04head\x12\x14\n" +
 	"\x05clock\x18\x02 \x01(\x03R\x05clock\x12\x12\n" +
@@ -2920,7 +3005,14 @@ const file_replication_proto_rawDesc = "" +
 	"\x11cluster_addresses\x18\x06 \x03(\tR\x10clusterAddresses\x12\x19\n" +
 	"\bapi_addr\x18\a \x01(\tR\aapiAddr\x12 \n" +
 	"\vauthorities\x18\b \x03(\fR\vauthorities\x12-\n" +
-	"\x12failover_addresses\x18\t \x03(\tR\x11failoverAddresses\"I\n" +
+	"\x12failover_addresses\x18\t \x03(\tR\x11failoverAddresses\x129\n" +
+	"\x06others\x18\n" +
+	" \x03(\v2!.lockstep.replication.v1.StandingR\x06others\x12\x12\n" +
+	"\x04last\x18\v \x01(\bR\x04last\"N\n" +
+	"\bStanding\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1c\n" +
+	"\tconnected\x18\x03 \x01(\bR\tconnected\"I\n" +
 	"\x05Range\x12\x1a\n" +
 	"\bkeyspace\x18\x01 \x01(\fR\bkeyspace\x12\x10\n" +
 	"\x03low\x18\x02 \x01(\fR\x03low\x12\x12\n" +
@@ -2970,7 +3062,7 @@ const file_replication_proto_rawDesc = "" +
 	"\x04done\x18\x04 \x01(\bR\x04done\"0\n" +
 	"\x06Record\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"\x82\x02\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"\xba\x02\n" +
 	"\x0eForwardRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x14\n" +
@@ -2980,7 +3072,8 @@ const file_replication_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x06 \x01(\tR\trequestId\x12\x1a\n" +
 	"\bpolicies\x18\a \x03(\tR\bpolicies\x12!\n" +
-	"\fdisplay_name\x18\b \x01(\tR\vdisplayName\"9\n" +
+	"\fdisplay_name\x18\b \x01(\tR\vdisplayName\x126\n" +
+	"\x06epochs\x18\t \x03(\v2\x1e.lockstep.replication.v1.ReignR\x06epochs\"9\n" +
 	"\vHeaderField\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06values\x18\x02 \x03(\tR\x06values\"\x8e\x01\n" +
@@ -3022,7 +3115,7 @@ func file_replication_proto_rawDescGZIP() []byte {
 }
 
 var file_replication_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_replication_proto_goTypes = []any{
 	(Flags)(0),             // 0: lockstep.replication.v1.Flags
 	(Answer_Kind)(0),       // 1: lockstep.replication.v1.Answer.Kind
@@ -3044,23 +3137,24 @@ var file_replication_proto_goTypes = []any{
 	(*Cut)(nil),            // 17: lockstep.replication.v1.Cut
 	(*Part)(nil),           // 18: lockstep.replication.v1.Part
 	(*Heartbeat)(nil),      // 19: lockstep.replication.v1.Heartbeat
-	(*Range)(nil),          // 20: lockstep.replication.v1.Range
-	(*SplitRequest)(nil),   // 21: lockstep.replication.v1.SplitRequest
-	(*SplitReply)(nil),     // 22: lockstep.replication.v1.SplitReply
-	(*Parts)(nil),          // 23: lockstep.replication.v1.Parts
-	(*Child)(nil),          // 24: lockstep.replication.v1.Child
-	(*Keyspace)(nil),       // 25: lockstep.replication.v1.Keyspace
-	(*ItemsRequest)(nil),   // 26: lockstep.replication.v1.ItemsRequest
-	(*ItemsReply)(nil),     // 27: lockstep.replication.v1.ItemsReply
-	(*Item)(nil),           // 28: lockstep.replication.v1.Item
-	(*RecordsRequest)(nil), // 29: lockstep.replication.v1.RecordsRequest
-	(*RecordsReply)(nil),   // 30: lockstep.replication.v1.RecordsReply
-	(*Record)(nil),         // 31: lockstep.replication.v1.Record
-	(*ForwardRequest)(nil), // 32: lockstep.replication.v1.ForwardRequest
-	(*HeaderField)(nil),    // 33: lockstep.replication.v1.HeaderField
-	(*ForwardReply)(nil),   // 34: lockstep.replication.v1.ForwardReply
-	(*RenewRequest)(nil),   // 35: lockstep.replication.v1.RenewRequest
-	(*RenewReply)(nil),     // 36: lockstep.replication.v1.RenewReply
+	(*Standing)(nil),       // 20: lockstep.replication.v1.Standing
+	(*Range)(nil),          // 21: lockstep.replication.v1.Range
+	(*SplitRequest)(nil),   // 22: lockstep.replication.v1.SplitRequest
+	(*SplitReply)(nil),     // 23: lockstep.replication.v1.SplitReply
+	(*Parts)(nil),          // 24: lockstep.replication.v1.Parts
+	(*Child)(nil),          // 25: lockstep.replication.v1.Child
+	(*Keyspace)(nil),       // 26: lockstep.replication.v1.Keyspace
+	(*ItemsRequest)(nil),   // 27: lockstep.replication.v1.ItemsRequest
+	(*ItemsReply)(nil),     // 28: lockstep.replication.v1.ItemsReply
+	(*Item)(nil),           // 29: lockstep.replication.v1.Item
+	(*RecordsRequest)(nil), // 30: lockstep.replication.v1.RecordsRequest
+	(*RecordsReply)(nil),   // 31: lockstep.replication.v1.RecordsReply
+	(*Record)(nil),         // 32: lockstep.replication.v1.Record
+	(*ForwardRequest)(nil), // 33: lockstep.replication.v1.ForwardRequest
+	(*HeaderField)(nil),    // 34: lockstep.replication.v1.HeaderField
+	(*ForwardReply)(nil),   // 35: lockstep.replication.v1.ForwardReply
+	(*RenewRequest)(nil),   // 36: lockstep.replication.v1.RenewRequest
+	(*RenewReply)(nil),     // 37: lockstep.replication.v1.RenewReply
 }
 var file_replication_proto_depIdxs = []int32{
 	2,  // 0: lockstep.replication.v1.Head.epoch:type_name -> lockstep.replication.v1.Epoch
@@ -3099,36 +3193,38 @@ var file_replication_proto_depIdxs = []int32{
 	8,  // 33: lockstep.replication.v1.Batch.coverage:type_name -> lockstep.replication.v1.Coverage
 	3,  // 34: lockstep.replication.v1.Cut.at:type_name -> lockstep.replication.v1.Position
 	4,  // 35: lockstep.replication.v1.Heartbeat.head:type_name -> lockstep.replication.v1.Head
-	20, // 36: lockstep.replication.v1.SplitRequest.ranges:type_name -> lockstep.replication.v1.Range
-	3,  // 37: lockstep.replication.v1.SplitReply.read_at:type_name -> lockstep.replication.v1.Position
-	23, // 38: lockstep.replication.v1.SplitReply.parts:type_name -> lockstep.replication.v1.Parts
-	25, // 39: lockstep.replication.v1.SplitReply.keyspaces:type_name -> lockstep.replication.v1.Keyspace
-	24, // 40: lockstep.replication.v1.Parts.children:type_name -> lockstep.replication.v1.Child
-	20, // 41: lockstep.replication.v1.ItemsRequest.ranges:type_name -> lockstep.replication.v1.Range
-	3,  // 42: lockstep.replication.v1.ItemsReply.read_at:type_name -> lockstep.replication.v1.Position
-	28, // 43: lockstep.replication.v1.ItemsReply.items:type_name -> lockstep.replication.v1.Item
-	20, // 44: lockstep.replication.v1.RecordsRequest.range:type_name -> lockstep.replication.v1.Range
-	3,  // 45: lockstep.replication.v1.RecordsReply.read_at:type_name -> lockstep.replication.v1.Position
-	31, // 46: lockstep.replication.v1.RecordsReply.records:type_name -> lockstep.replication.v1.Record
-	33, // 47: lockstep.replication.v1.ForwardRequest.header:type_name -> lockstep.replication.v1.HeaderField
-	33, // 48: lockstep.replication.v1.ForwardReply.header:type_name -> lockstep.replication.v1.HeaderField
-	6,  // 49: lockstep.replication.v1.Replication.Stream:input_type -> lockstep.replication.v1.FromSecondary
-	21, // 50: lockstep.replication.v1.Replication.Split:input_type -> lockstep.replication.v1.SplitRequest
-	26, // 51: lockstep.replication.v1.Replication.Items:input_type -> lockstep.replication.v1.ItemsRequest
-	29, // 52: lockstep.replication.v1.Replication.Records:input_type -> lockstep.replication.v1.RecordsRequest
-	32, // 53: lockstep.replication.v1.Replication.Forward:input_type -> lockstep.replication.v1.ForwardRequest
-	35, // 54: lockstep.replication.v1.Replication.Renew:input_type -> lockstep.replication.v1.RenewRequest
-	13, // 55: lockstep.replication.v1.Replication.Stream:output_type -> lockstep.replication.v1.FromPrimary
-	22, // 56: lockstep.replication.v1.Replication.Split:output_type -> lockstep.replication.v1.SplitReply
-	27, // 57: lockstep.replication.v1.Replication.Items:output_type -> lockstep.replication.v1.ItemsReply
-	30, // 58: lockstep.replication.v1.Replication.Records:output_type -> lockstep.replication.v1.RecordsReply
-	34, // 59: lockstep.replication.v1.Replication.Forward:output_type -> lockstep.replication.v1.ForwardReply
-	36, // 60: lockstep.replication.v1.Replication.Renew:output_type -> lockstep.replication.v1.RenewReply
-	55, // [55:61] is the sub-list for method output_type
-	49, // [49:55] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	20, // 36: lockstep.replication.v1.Heartbeat.others:type_name -> lockstep.replication.v1.Standing
+	21, // 37: lockstep.replication.v1.SplitRequest.ranges:type_name -> lockstep.replication.v1.Range
+	3,  // 38: lockstep.replication.v1.SplitReply.read_at:type_name -> lockstep.replication.v1.Position
+	24, // 39: lockstep.replication.v1.SplitReply.parts:type_name -> lockstep.replication.v1.Parts
+	26, // 40: lockstep.replication.v1.SplitReply.keyspaces:type_name -> lockstep.replication.v1.Keyspace
+	25, // 41: lockstep.replication.v1.Parts.children:type_name -> lockstep.replication.v1.Child
+	21, // 42: lockstep.replication.v1.ItemsRequest.ranges:type_name -> lockstep.replication.v1.Range
+	3,  // 43: lockstep.replication.v1.ItemsReply.read_at:type_name -> lockstep.replication.v1.Position
+	29, // 44: lockstep.replication.v1.ItemsReply.items:type_name -> lockstep.replication.v1.Item
+	21, // 45: lockstep.replication.v1.RecordsRequest.range:type_name -> lockstep.replication.v1.Range
+	3,  // 46: lockstep.replication.v1.RecordsReply.read_at:type_name -> lockstep.replication.v1.Position
+	32, // 47: lockstep.replication.v1.RecordsReply.records:type_name -> lockstep.replication.v1.Record
+	34, // 48: lockstep.replication.v1.ForwardRequest.header:type_name -> lockstep.replication.v1.HeaderField
+	5,  // 49: lockstep.replication.v1.ForwardRequest.epochs:type_name -> lockstep.replication.v1.Reign
+	34, // 50: lockstep.replication.v1.ForwardReply.header:type_name -> lockstep.replication.v1.HeaderField
+	6,  // 51: lockstep.replication.v1.Replication.Stream:input_type -> lockstep.replication.v1.FromSecondary
+	22, // 52: lockstep.replication.v1.Replication.Split:input_type -> lockstep.replication.v1.SplitRequest
+	27, // 53: lockstep.replication.v1.Replication.Items:input_type -> lockstep.replication.v1.ItemsRequest
+	30, // 54: lockstep.replication.v1.Replication.Records:input_type -> lockstep.replication.v1.RecordsRequest
+	33, // 55: lockstep.replication.v1.Replication.Forward:input_type -> lockstep.replication.v1.ForwardRequest
+	36, // 56: lockstep.replication.v1.Replication.Renew:input_type -> lockstep.replication.v1.RenewRequest
+	13, // 57: lockstep.replication.v1.Replication.Stream:output_type -> lockstep.replication.v1.FromPrimary
+	23, // 58: lockstep.replication.v1.Replication.Split:output_type -> lockstep.replication.v1.SplitReply
+	28, // 59: lockstep.replication.v1.Replication.Items:output_type -> lockstep.replication.v1.ItemsReply
+	31, // 60: lockstep.replication.v1.Replication.Records:output_type -> lockstep.replication.v1.RecordsReply
+	35, // 61: lockstep.replication.v1.Replication.Forward:output_type -> lockstep.replication.v1.ForwardReply
+	37, // 62: lockstep.replication.v1.Replication.Renew:output_type -> lockstep.replication.v1.RenewReply
+	57, // [57:63] is the sub-list for method output_type
+	51, // [51:57] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_replication_proto_init() }
@@ -3152,7 +3248,7 @@ func file_replication_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_replication_proto_rawDesc), len(file_replication_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   35,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

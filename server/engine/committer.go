@@ -21,10 +21,13 @@ type committer struct {
 	mu      sync.Mutex // guards what follows: exclusive work changes it while the committer rests
 	fork    wal.Fork   // of this opening; zero until the first own frame
 	ordinal uint64
-	epoch   bool   // the next fork begins an epoch
+	epoch   bool   // the next fork begins an epoch, with what follows
 	above   uint64 // whose ordinal is above this one
-	chain   wal.Hash
-	last    wal.Position
+
+	overrides []wal.Fork // and that wins against these forks of others
+
+	chain wal.Hash
+	last  wal.Position
 
 	fresh   bool // the next frame begins a segment
 	entries int  // in the active segment
@@ -110,6 +113,7 @@ func (c *committer) mint(first uint64) error {
 	reign := c.e.hist.next(fork, first, c.e.Identity(), c.e.cfg.Now())
 	if c.epoch {
 		reign.Ordinal = max(reign.Ordinal, c.above) + 1
+		reign.Overrides = c.overrides
 	}
 	if err := c.e.hist.add(c.e.wal, reign); err != nil {
 		return fmt.Errorf("noting a new fork: %w", err)

@@ -123,17 +123,23 @@ func (e *Engine) clientWritable() error {
 	if e.cfg.Role != Writer {
 		return ErrNotWritable
 	}
+	if err := e.fenced(); err != nil {
+		return err
+	}
 	return e.disk.writable()
 }
 
-// Writable returns nil, or why writes are refused at present (ErrDiskFull with the figures, ErrNotWritable, ErrInconsistent, ErrPoisoned).
-// ErrInconsistent concerns keyspaces of the replicated scope only.
+// Writable returns nil, or why writes are refused at present (ErrDiskFull with the figures, ErrNotWritable, ErrInconsistent, ErrPoisoned, ErrFenced).
+// ErrInconsistent, and a *Fence that says so, concern keyspaces of the replicated scope only.
 func (e *Engine) Writable() error {
 	if err := e.clientWritable(); err != nil {
 		return err
 	}
 	if e.SyncState() != nil {
 		return ErrInconsistent
+	}
+	if f := e.fence.get(); f != nil {
+		return f
 	}
 	return nil
 }

@@ -61,6 +61,7 @@ func (e *Engine) Do(ctx context.Context, tx *Tx) (Committed, error) {
 type txWork struct {
 	tx   *Tx
 	meta meta
+	free bool      // no fence holds for it
 	pre  *prepared // Writes form
 	read map[string]prefetched
 }
@@ -120,8 +121,17 @@ func (e *Engine) prefetch(w *txWork) error {
 
 // sequence executes the transaction, gives it its index and drafts it.
 func (w *txWork) sequence(s *sequencer) verdict {
+	fence := &s.e.fence
+	fence.mu.RLock() // until it is sequenced: SetFence returns with nothing between check and place
+	defer fence.mu.RUnlock()
+	if err := fence.now.whole(); err != nil && !w.free {
+		return verdict{err: err}
+	}
 	p, seen, err := w.decide(s)
 	if err != nil || p == nil {
+		return verdict{err: err, after: seen}
+	}
+	if err := fence.now.entry(p.entry); err != nil && !w.free {
 		return verdict{err: err, after: seen}
 	}
 	if err := s.allowed(p.entry, w.meta); err != nil {

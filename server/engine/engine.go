@@ -171,6 +171,7 @@ type Engine struct {
 	holds   holds
 	disk    *diskGuard
 	damaged damages
+	fence   fenceHolder
 	badLog  atomic.Bool // a check found the log of a Repairable store damaged
 	stats   counters
 	meters  Meters

@@ -10,20 +10,21 @@ import (
 )
 
 // BeginEpoch commits writes as the first entry of a new epoch: a new fork under the next ordinal, at least above. The promotion that it stands for is
-// committed with that frame: a crash before it leaves the epoch before, one after it the new one. A Writer only.
-func (e *Engine) BeginEpoch(ctx context.Context, above uint64, writes []Write) (Reign, error) {
+// committed with that frame: a crash before it leaves the epoch before, one after it the new one. overrides are forks of others that it is to win
+// against. No fence holds for it. A Writer only.
+func (e *Engine) BeginEpoch(ctx context.Context, above uint64, writes []Write, overrides ...wal.Fork) (Reign, error) {
 	if e.cfg.Role != Writer {
 		return Reign{}, fmt.Errorf("beginning an epoch: %w", ErrNotWritable)
 	}
 	if err := e.disk.writable(); err != nil {
 		return Reign{}, err
 	}
-	w := &txWork{tx: &Tx{Writes: writes}}
+	w := &txWork{tx: &Tx{Writes: writes}, free: true}
 	if err := e.prepareWrites(w); err != nil {
 		return Reign{}, err
 	}
 	// Alone, so that no entry of the epoch before shares the frame.
-	if _, err := e.submitWhole(ctx, &exclusive{ctx: ctx, then: &epochWork{w, above}}); err != nil {
+	if _, err := e.submitWhole(ctx, &exclusive{ctx: ctx, then: &epochWork{w, above, overrides}}); err != nil {
 		return Reign{}, fmt.Errorf("beginning an epoch: %w", err)
 	}
 	h := e.History()
@@ -32,23 +33,24 @@ func (e *Engine) BeginEpoch(ctx context.Context, above uint64, writes []Write) (
 
 // epochWork is the first transaction of an epoch on its way through the sequencer, which has nothing under way.
 type epochWork struct {
-	tx    *txWork
-	above uint64
+	tx        *txWork
+	above     uint64
+	overrides []wal.Fork
 }
 
 func (w *epochWork) sequence(s *sequencer) verdict {
 	v := w.tx.sequence(s)
 	if v.placed {
-		s.e.com.nextEpoch(w.above)
+		s.e.com.nextEpoch(w.above, w.overrides)
 	}
 	return v
 }
 
 // nextEpoch lets the next frame begin an epoch.
-func (c *committer) nextEpoch(above uint64) {
+func (c *committer) nextEpoch(above uint64, overrides []wal.Fork) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.fork, c.above, c.epoch = wal.Fork{}, above, true
+	c.fork, c.above, c.overrides, c.epoch = wal.Fork{}, above, overrides, true
 }
 
 // SetCursor sets the feeder's place up to which a subscription is complete here, and makes it durable: what a demoted primary was is the place from

@@ -46,3 +46,6 @@ func cleanAddrs(addrs []string) []string {
 }
 
 func equalStrings(a, b []string) bool { return slices.Equal(a, b) }
+
+// sameAddrs reports whether two lists name the same places.
+func sameAddrs(a, b []string) bool { return equalStrings(cleanAddrs(a), cleanAddrs(b)) }

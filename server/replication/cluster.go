@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -94,13 +95,22 @@ func (n *Node) dial(ctx context.Context, k Kind, purpose string) (*grpc.ClientCo
 }
 
 func (n *Node) dialOne(ctx context.Context, k Kind, purpose, addr string) (*grpc.ClientConn, error) {
-	hp, ok := hostPort(addr)
-	if !ok {
-		return nil, errors.New("not an address")
-	}
 	cfg, err := n.clientTLS(k, purpose)
 	if err != nil {
 		return nil, err
+	}
+	conn, err := n.dialWith(ctx, cfg, addr)
+	if err != nil {
+		return nil, refusalOf(k, err)
+	}
+	return conn, nil
+}
+
+// dialWith connects to a cluster port; the connection it returns is ready.
+func (n *Node) dialWith(ctx context.Context, cfg *tls.Config, addr string) (*grpc.ClientConn, error) {
+	hp, ok := hostPort(addr)
+	if !ok {
+		return nil, errors.New("not an address")
 	}
 	last := &lastError{}
 	conn, err := grpc.NewClient("passthrough:///"+hp, append(n.meters.dialOptions(),
@@ -125,7 +135,7 @@ func (n *Node) dialOne(ctx context.Context, k Kind, purpose, addr string) (*grpc
 	}
 	if err := awaitReady(ctx, conn, last); err != nil {
 		conn.Close()
-		return nil, refusalOf(k, err)
+		return nil, err
 	}
 	return conn, nil
 }

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -85,14 +86,21 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 	if err := f.coverNow(h, a); err != nil {
 		return nil, err
 	}
-	d := place(&feederPlace{
+	at := &feederPlace{
 		Kind: f.peer.Kind, Set: set.Set, Version: f.n.cfg.Version, History: history, Log: log, End: end, First: e.FirstIndex(), Floor: f.floor(),
 		Chain: func(index uint64) (wal.Hash, bool) {
 			c, err := e.ChainAt(index)
 			return c, err == nil
 		},
-		After: func(p wal.Position) (uint64, bool) { return f.n.after(history, set, p) },
-	}, caller)
+	}
+	at.After = func(p wal.Position) (uint64, bool) { return f.n.after(at.History, set, p) }
+	d, err := f.placed(at, caller)
+	if err != nil {
+		return nil, err
+	}
+	if d, err = f.meet(h, d); err != nil {
+		return nil, err
+	}
 	a.Reason = d.Reason
 	switch {
 	case d.Kind == Continue && h.Repair != "":
@@ -107,6 +115,12 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 		d.Kind, a.Reason = Repair, d.Reason+": what differs is decided for the primary"
 	}
 	a.Kind = wireAnswer(d.Kind)
+	if d.Conflict { // the secondary is fine and asks again: an operator ends it here
+		a.Kind = pb.Answer_KIND_I_AM_STALE
+	}
+	if d.Kind == Stale || d.Conflict {
+		a.History = f.n.news(f.peer.Kind, history, h.Seen)
+	}
 	switch d.Kind {
 	case Continue:
 		a.From = d.At
@@ -142,6 +156,42 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 	}
 	f.hold(a.From.Index+1, welcome)
 	return a, nil
+}
+
+// placed is place, asked again when the secondary seems to have more than this cluster wrote: its end may be an instant behind what its streams have sent.
+func (f *feeder) placed(at *feederPlace, caller *callerPlace) (Answer, error) {
+	d := place(at, caller)
+	if d.Kind != Restored {
+		return d, nil
+	}
+	wait, stop := context.WithTimeout(f.stream.Context(), restoredWait)
+	defer stop()
+	if f.n.engine.Passed(wait, "", caller.Place.Index) == nil {
+		set := f.n.set(at.Kind)
+		if set == nil {
+			return d, status.Error(codes.FailedPrecondition, "this cluster has left the set")
+		}
+		at.End = f.n.engine.Position()
+		at.History, _ = f.n.setHistory(at.Kind, set, at.End.Index)
+		at.Log = durable(f.n.engine.History(), at.End.Index)
+	}
+	return place(at, caller), nil
+}
+
+// restoredWait is how long a secondary that has more than this primary waits for the answer that nobody wants to hear in error.
+const restoredWait = time.Second
+
+// meet fences this primary when a hello's histories demand it, durably before the hello is answered.
+func (f *feeder) meet(h *hello, d Answer) (Answer, error) {
+	from := teller{How: "secondary " + f.peer.ID, Cluster: h.ClusterID, APIAddr: h.APIAddr, ClusterAddr: h.ClusterAddr}
+	switch {
+	case d.Kind == Stale, d.Conflict:
+		return f.n.meet(f.peer.Kind, h.Seen, from)
+	case d.Kind == Restored:
+		from.How += fmt.Sprintf(", at index %d", h.Position.Index)
+		return d, f.n.fenceBy(f.peer.Kind, d, h.Seen, true, from)
+	}
+	return d, nil
 }
 
 // durable leaves out of a history a fork none of whose frames is durable: a restart would forget it, and nobody may know of it before.

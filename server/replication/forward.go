@@ -90,9 +90,15 @@ func (w *forwarder) close() {
 func (n *Node) Forward(ctx context.Context, f *Forwarded) (answer *ForwardedAnswer, late bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, forwardTime)
 	defer cancel()
-	out, err := n.forwardOn(ctx, encodeForwarded(f))
+	seen, err := n.seen(Performance)
+	if err != nil {
+		return nil, false, err
+	}
+	told := *f
+	told.Epochs = epochs(seen)
+	out, err := n.forwardOn(ctx, encodeForwarded(&told))
 	if status.Code(err) == codes.Unauthenticated { // refused before it was looked at: the connection is of a CA that was replaced
-		out, err = n.forwardOn(ctx, encodeForwarded(f))
+		out, err = n.forwardOn(ctx, encodeForwarded(&told))
 	}
 	if err != nil {
 		return nil, false, err
@@ -149,7 +155,7 @@ func forwardFailed(err error, sent bool) error {
 func encodeForwarded(f *Forwarded) *pb.ForwardRequest {
 	return &pb.ForwardRequest{
 		Method: f.Method, Path: f.Path, Query: f.Query, Header: encodeHeader(f.Header), Body: f.Body, RequestId: f.RequestID,
-		Policies: f.Policies, DisplayName: f.DisplayName,
+		Policies: f.Policies, DisplayName: f.DisplayName, Epochs: encodeHistory(f.Epochs),
 	}
 }
 
@@ -172,9 +178,16 @@ func decodeForwarded(in *pb.ForwardRequest, p peer) (*Forwarded, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(in.GetEpochs()) > maxEpochs {
+		return nil, malformed("the beginnings of %d epochs, more than %d", len(in.GetEpochs()), maxEpochs)
+	}
+	seen, err := decodeHistory(in.GetEpochs())
+	if err != nil {
+		return nil, err
+	}
 	return &Forwarded{
 		Method: in.GetMethod(), Path: in.GetPath(), Query: in.GetQuery(), Header: header, Body: in.GetBody(), RequestID: in.GetRequestId(),
-		Secondary: p.ID, Policies: in.GetPolicies(), DisplayName: in.GetDisplayName(),
+		Secondary: p.ID, Policies: in.GetPolicies(), DisplayName: in.GetDisplayName(), Epochs: seen,
 	}, nil
 }
 
@@ -231,6 +244,9 @@ func (s *service) Forward(ctx context.Context, in *pb.ForwardRequest) (*pb.Forwa
 	f, err := decodeForwarded(in, p)
 	if err != nil {
 		return nil, s.failed(p, err)
+	}
+	if err := s.n.meetEpochs(Performance, f.Epochs, teller{How: "a request that secondary " + p.ID + " forwarded"}); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
 	ctx, done := s.n.track(ctx, p)
 	defer done()

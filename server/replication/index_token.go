@@ -19,6 +19,14 @@ import (
 //
 //	v1:<set id>.<fork of the shared part>.<fork of the local part>:<local index>:<shared index>:<hex HMAC-SHA256 of the part before>
 //
+// Once somebody has been promoted the second field has a fourth part: the beginnings of the newest epochs of the shared part, and after a semicolon those of
+// the local part where that is another log, each as
+//
+//	<ordinal>-<first index>-<fork that it left>-<its fork>-<1 in a copy of the same log, else 0>, forks in base64
+//
+// and separated by commas. So a primary that is shown a token of its successor sees that it has one. Stock clients look at the number of fields and at the
+// indexes only.
+//
 // The shared part is a place in the log of the performance primary, the local part one in the log of the cluster that answered. Its key is derived from
 // the digest secret, which the members of a set have in common: a token of one is good on all, and nobody else can make one.
 
@@ -29,10 +37,12 @@ var ErrIndexToken = errors.New("malformed or forged index token")
 type indexToken struct {
 	set           string
 	shared, local wal.Position
+
+	epochs, localEpochs []engine.Reign // beginnings
 }
 
 const (
-	maxIndexToken  = 512 // bytes
+	maxIndexToken  = 1536 // bytes
 	indexTokenName = "lockstep index token v1"
 )
 
@@ -43,7 +53,14 @@ func indexKey(digestSecret []byte) []byte {
 }
 
 func (t *indexToken) encode(key []byte) string {
-	state := fmt.Sprintf("v1:%s.%x.%x:%d:%d", t.set, t.shared.Fork[:], t.local.Fork[:], t.local.Index, t.shared.Index)
+	beginnings := encodeEpochs(t.epochs)
+	if len(t.localEpochs) > 0 {
+		beginnings += ";" + encodeEpochs(t.localEpochs)
+	}
+	if beginnings != "" {
+		beginnings = "." + beginnings
+	}
+	state := fmt.Sprintf("v1:%s.%x.%x%s:%d:%d", t.set, t.shared.Fork[:], t.local.Fork[:], beginnings, t.local.Index, t.shared.Index)
 	h := hmac.New(sha256.New, key)
 	h.Write([]byte(state))
 	return base64.StdEncoding.EncodeToString([]byte(state + ":" + hex.EncodeToString(h.Sum(nil))))
@@ -80,7 +97,7 @@ func parseIndexState(state string) (*indexToken, error) {
 		return nil, ErrIndexToken
 	}
 	names := strings.Split(fields[1], ".")
-	if len(names) != 3 || names[0] == "" {
+	if len(names) != 3 && len(names) != 4 || names[0] == "" {
 		return nil, ErrIndexToken
 	}
 	t := &indexToken{set: names[0]}
@@ -97,7 +114,36 @@ func parseIndexState(state string) (*indexToken, error) {
 			return nil, ErrIndexToken
 		}
 	}
-	return t, nil
+	if len(names) == 3 {
+		return t, nil
+	}
+	shared, local, _ := strings.Cut(names[3], ";")
+	var err error
+	if t.epochs, err = decodeEpochs(shared); err != nil {
+		return nil, err
+	}
+	t.localEpochs, err = decodeEpochs(local)
+	return t, err
+}
+
+// meetToken lets a token that names a newer history fence this primary. The error is an engine.Fence then.
+func (n *Node) meetToken(t *indexToken) error {
+	own := n.tokenSet()
+	if t.set != own || len(t.epochs)+len(t.localEpochs) == 0 {
+		return nil
+	}
+	log := n.engine.History()
+	from := teller{How: "a client's index token"}
+	if perf := n.set(Performance); perf != nil && perf.Mode == Primary {
+		if err := n.meetEpochs(Performance, ownLineage(log, t.epochs), from); err != nil {
+			return err
+		}
+	} else if perf == nil {
+		if err := n.meetEpochs(DR, ownLineage(log, t.epochs), from); err != nil {
+			return err
+		}
+	}
+	return n.meetEpochs(DR, ownLineage(log, t.localEpochs), from)
 }
 
 // IndexToken returns the token of the state after a write that took an index of the own log.
@@ -120,13 +166,31 @@ func (n *Node) ForwardedIndexToken(primary string) string {
 }
 
 func (n *Node) encodeIndex(shared, local wal.Position) string {
-	t := &indexToken{set: n.engine.Identity().ClusterID, shared: shared, local: local}
-	for _, k := range kinds { // the performance set, when there is one
-		if set := n.set(k); set != nil {
-			t.set = set.Set
+	t := &indexToken{set: n.tokenSet(), shared: shared, local: local}
+	log := n.engine.History()
+	t.epochs = inTokens(upTo(log, shared.Fork))
+	if n.streamsFrom(Performance) {
+		seen, err := n.seen(Performance)
+		if err == nil {
+			t.epochs = inTokens(upTo(seen, shared.Fork))
 		}
+		t.localEpochs = inTokens(upTo(log, local.Fork))
+	} else if set := n.set(Performance); set != nil {
+		history, _ := n.setHistory(Performance, set, local.Index)
+		t.epochs = inTokens(upTo(history, shared.Fork))
 	}
 	return t.encode(n.indexKey())
+}
+
+// tokenSet is the set that index tokens name: the performance set when there is one.
+func (n *Node) tokenSet() string {
+	name := n.engine.Identity().ClusterID
+	for _, k := range kinds {
+		if set := n.set(k); set != nil {
+			name = set.Set
+		}
+	}
+	return name
 }
 
 func (n *Node) indexKey() []byte { return indexKey(n.engine.Identity().DigestSecret) }
@@ -147,7 +211,7 @@ const (
 )
 
 // ReachedIndex says how this cluster stands to all of some tokens. With wait it waits for those that are ahead, Config.ForwardWait at most. An error is
-// ErrIndexToken.
+// ErrIndexToken, or an *engine.Fence: a token shows that another cluster has taken this primary's place.
 func (n *Node) ReachedIndex(ctx context.Context, texts []string, wait bool) (Reach, error) {
 	if len(texts) > maxIndexTexts {
 		return NotYet, fmt.Errorf("%w: more than %d of them", ErrIndexToken, maxIndexTexts)
@@ -157,6 +221,9 @@ func (n *Node) ReachedIndex(ctx context.Context, texts []string, wait bool) (Rea
 	for i, text := range texts {
 		t, err := decodeIndexToken(text, key)
 		if err != nil {
+			return NotYet, err
+		}
+		if err := n.meetToken(t); err != nil {
 			return NotYet, err
 		}
 		tokens[i] = t

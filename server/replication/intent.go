@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/wal"
 )
 
 // A change of role has several steps, in the log, in the metadata and, for DR, a reopening of the store. Its intent is written before the first of them,
@@ -43,7 +44,20 @@ type intent struct {
 	PerfCAKey string `json:"performance_ca_key,omitempty"`
 	PerfSeed  []byte `json:"performance_token_key,omitempty"`
 
+	Herald *heraldRecord `json:"herald,omitempty"` // of a promotion: what it takes to tell the former primary
+
+	Kinds     []Kind     `json:"kinds,omitempty"`     // recover: the sets whose fences end
+	Overrides []wal.Fork `json:"overrides,omitempty"` // recover: forks of others that the epoch wins against
+
 	Abandon bool `json:"abandon,omitempty"` // a sync under way ends where it is: somebody said force, or the cluster is to stand alone
+}
+
+// news is the note that lets a promoted cluster tell its former primary.
+func (in *intent) news() []byte {
+	if in.Herald == nil {
+		return nil
+	}
+	return mustJSON(in.Herald)
 }
 
 // wants returns the role in which the engine must run for the change to end.
@@ -193,6 +207,8 @@ func (n *Node) complete(ctx context.Context, in *intent) (reopened bool, err err
 		return false, n.completePromotePerf(ctx, in)
 	case callDemotePerf:
 		return false, n.completeDemotePerf(ctx, in)
+	case callRecover:
+		return false, n.completeRecover(ctx, in)
 	}
 	return false, fmt.Errorf("internal error: a role change %q that this program does not know", in.Call)
 }

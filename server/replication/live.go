@@ -62,7 +62,7 @@ func (n *Node) beginLife(ctx context.Context, k Kind) (context.Context, *oneLife
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	set := n.sets[k]
-	if set == nil || set.Mode != Secondary || len(set.Primaries) == 0 || n.lives.paused[k] > 0 || n.intent.ends(k) {
+	if set == nil || set.Mode != Secondary || len(set.Primaries) == 0 || n.lives.paused[k] > 0 || n.intent.ends(k) || n.fences[DR] != nil {
 		if set != nil && set.Mode == Secondary && len(set.Primaries) == 0 {
 			n.link[k].update(func(l *linkState) {
 				l.Machine = State{Name: StateIdle, Reason: noPrimary(k), Syncing: n.engine.SyncState() != nil}

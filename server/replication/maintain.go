@@ -47,10 +47,17 @@ func (n *Node) storeChecked(change func(*checkRecord)) error {
 	return nil
 }
 
-// Recover starts every secondary's life here again, from the connection on. Nothing is wiped.
+// Recover ends the fences of a primary, which goes on under an epoch of its own. Without one it starts every secondary's life here again, from the
+// connection on. Nothing is wiped.
 func (n *Node) Recover(ctx context.Context) (warning string, err error) {
 	n.admin.Lock()
 	defer n.admin.Unlock()
+	if in := n.underWay(); in != nil && in.Call == callRecover {
+		return recoveredWarning, n.goOn(ctx, in.Kinds[0], in)
+	}
+	if n.isFenced() {
+		return n.recoverFenced(ctx)
+	}
 	var again []string
 	n.mu.Lock()
 	for _, k := range kinds {

@@ -42,7 +42,7 @@ func (n *Node) membership() ([]byte, error) {
 
 // keepMembership brings the record up to date. A DR primary alone writes it.
 func (n *Node) keepMembership(ctx context.Context) error {
-	if n.Mode(DR) != Primary || n.engine.Role() != engine.Writer || n.underWay() != nil {
+	if n.Mode(DR) != Primary || n.engine.Role() != engine.Writer || n.underWay() != nil || n.fenceOf(DR) != nil {
 		return nil
 	}
 	want, err := n.membership()

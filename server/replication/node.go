@@ -141,7 +141,8 @@ type Node struct {
 	mu      sync.Mutex          // guards what follows
 	sets    map[Kind]*setConfig // nil entry: disabled; replaced, never changed
 	lives   lives
-	intent  *intent // the change of role under way
+	fences  map[Kind]*fence // why a primary takes no writes; replaced, never changed
+	intent  *intent         // the change of role under way
 	reindex reindexProgress
 	checked checkRecord
 }
@@ -161,6 +162,7 @@ func New(cfg Config) (*Node, error) {
 		streams: newStreamTable(),
 		link:    map[Kind]*link{DR: newLink(), Performance: newLink()},
 		sets:    map[Kind]*setConfig{},
+		fences:  map[Kind]*fence{},
 		lives:   newLives(),
 		meters:  NewMeters(),
 
@@ -182,6 +184,9 @@ func New(cfg Config) (*Node, error) {
 		}
 	}
 	if err := n.loadIntent(); err != nil {
+		return nil, err
+	}
+	if err := n.loadFences(); err != nil {
 		return nil, err
 	}
 	if err := n.loadChecked(); err != nil {
@@ -240,6 +245,7 @@ type Forwarded struct {
 	Secondary    string   // id of the secondary, from its certificate
 	Policies     []string // of the caller, authenticated by the secondary
 	DisplayName  string
+	Epochs       []engine.Reign // beginnings of the newest epochs of the set that the secondary has seen
 }
 
 // ForwardedAnswer is the primary's answer, with the index that it committed.

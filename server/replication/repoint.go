@@ -53,6 +53,7 @@ func (n *Node) forgetPrimary(k Kind, set *setConfig) (string, error) {
 	goOn := n.pauseLife(k)
 	defer goOn()
 	err := n.storeSecondary(k, func(s *setConfig) map[string][]byte {
+		s.Former = s.Primaries // a promotion tells it
 		s.Primaries, s.PrimaryAPIAddr, s.ClusterAddr = nil, "", ""
 		return nil
 	})
@@ -158,8 +159,12 @@ func (n *Node) follows(k Kind, old *setConfig, w *welcome, c token.Claims, key [
 		if len(next.Primaries) > 0 {
 			next.ClusterAddr = next.Primaries[0]
 		}
+		notes := map[string][]byte{noteTLSKey(k): key, notePending(c.ID): nil, notePublicKey(k): nil}
+		if left := n.heraldOf(k, s); left != nil && !sameAddrs(left.Addrs, next.Primaries) {
+			notes[noteHerald(k)] = mustJSON(left)
+		}
 		*s = *next
-		return map[string][]byte{noteTLSKey(k): key, notePending(c.ID): nil, notePublicKey(k): nil}
+		return notes
 	})
 	if err != nil {
 		return "", err

@@ -164,6 +164,7 @@ func (n *Node) use(k Kind, set *setConfig) {
 	defer n.mu.Unlock()
 	n.sets[k] = set
 	delete(n.lives.demoting, k)
+	n.unfenceLocked(k)
 	n.lives.wakeLocked(k)
 }
 

@@ -99,7 +99,7 @@ func (n *Node) DisablePrimary(ctx context.Context, k Kind) (warning string, err 
 	if k == Performance { // this entry decides
 		writes = append(writes, remove(noteSet(k)), remove(noteTokenKey(k)))
 	}
-	notes := map[string][]byte{noteSet(k): nil, noteCAKey(k): nil, noteNextCAKey(k): nil, noteTokenKey(k): nil, noteSeen(k): nil}
+	notes := map[string][]byte{noteSet(k): nil, noteCAKey(k): nil, noteTokenKey(k): nil, noteSeen(k): nil, noteNextCAKey(k): nil, noteFence(k): nil, noteHerald(k): nil}
 	if k == DR { // here the notes do: what the records say of a set that is no more counts for nobody
 		if err := n.engine.NodeSet(notes); err != nil {
 			return "", fmt.Errorf("storing that the %s set is disabled: %w", k, err)

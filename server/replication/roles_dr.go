@@ -29,6 +29,7 @@ func (n *Node) promoteDR(ctx context.Context, set *setConfig, p Promote) (string
 	}
 	in := &intent{
 		Call: callPromoteDR, Set: next, CAKey: caKey, Seed: seed, Ordinal: max(lastOrdinal(n.engine.History()), lastOrdinal(seen)) + 1, Abandon: p.Force,
+		Herald: n.heraldOf(DR, set),
 	}
 	if err := n.successorPerf(in); err != nil {
 		return "", err
@@ -99,7 +100,7 @@ func (n *Node) completePromoteDR(ctx context.Context, in *intent) error {
 	}
 	notes := map[string][]byte{
 		noteSet(DR): mustJSON(in.Set), noteCAKey(DR): []byte(in.CAKey), noteTokenKey(DR): in.Seed,
-		noteTLSKey(DR): nil, noteSeen(DR): nil, notePublicKey(DR): nil, noteSuccessor: nil,
+		noteTLSKey(DR): nil, noteSeen(DR): nil, notePublicKey(DR): nil, noteSuccessor: nil, noteHerald(DR): in.news(),
 	}
 	perf, err := n.formerPerf()
 	if err != nil {
@@ -196,6 +197,7 @@ func (n *Node) completeDemoteDR(in *intent) error {
 		noteSet(DR): mustJSON(in.Set), noteSeen(DR): mustJSON(history), noteCAKey(DR): nil, noteNextCAKey(DR): nil, noteTokenKey(DR): nil,
 		// A DR secondary has no part in a performance set of its own.
 		noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, noteCAKey(Performance): nil, noteNextCAKey(Performance): nil,
+		noteFence(DR): nil, noteFence(Performance): nil, noteHerald(DR): nil, noteHerald(Performance): nil,
 	}
 	if err := n.done(in, notes); err != nil {
 		return err

@@ -88,7 +88,11 @@ func TestARoleChangeSurvivesAKillAtEachCommit(t *testing.T) {
 	}
 	secondaryOf := func(k Kind) func(*fuse) *cluster {
 		return func(f *fuse) *cluster {
-			ids++
+			if ids++; p.n.isFenced() { // by the secondary that was promoted before
+				if _, err := p.n.Recover(enginetest.Context(t)); err != nil {
+					t.Fatal(err)
+				}
+			}
 			s := p.follow(k, fmt.Sprintf("s%d", ids), func(c *engine.Config) { c.Seam = f.seam })
 			p.caughtUp(k, s)
 			return s

@@ -27,7 +27,7 @@ func (n *Node) promotePerf(ctx context.Context, set *setConfig, p Promote) (stri
 		return "", err
 	}
 	next.Since = max(lastOrdinal(n.engine.History()), lastOrdinal(next.Before)) + 1
-	in := &intent{Call: callPromotePerf, Set: next, CAKey: caKey, Seed: seed, Ordinal: next.Since, Abandon: p.Force}
+	in := &intent{Call: callPromotePerf, Set: next, CAKey: caKey, Seed: seed, Ordinal: next.Since, Abandon: p.Force, Herald: n.heraldOf(Performance, set)}
 	if err := n.begin(in); err != nil {
 		return "", err
 	}
@@ -67,7 +67,8 @@ func (n *Node) completePromotePerf(ctx context.Context, in *intent) error {
 	if err := n.engine.Checkpoint(ctx); err != nil {
 		return fmt.Errorf("making a checkpoint of the new epoch: %w", err)
 	}
-	if err := n.done(in, map[string][]byte{noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, notePublicKey(Performance): nil}); err != nil {
+	if err := n.done(in, map[string][]byte{noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, notePublicKey(Performance): nil,
+		noteHerald(Performance): in.news()}); err != nil {
 		return err
 	}
 	set, err := n.formerPerf() // as the entry has it
@@ -106,10 +107,11 @@ func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
 	if err := n.engine.SetCursor(ctx, engine.Performance, end); err != nil {
 		return fmt.Errorf("storing the place from which this cluster goes on as a secondary: %w", err)
 	}
-	seen := goesOn(in.Set.Before, n.engine.History(), end.Index)
+	seen := withForks(in.Set.Before, n.engine.History(), end.Index)
 	set := *in.Set
 	set.Before = nil
-	notes := map[string][]byte{noteSet(Performance): mustJSON(&set), noteSeen(Performance): mustJSON(seen), noteCAKey(Performance): nil, noteNextCAKey(Performance): nil}
+	notes := map[string][]byte{noteSet(Performance): mustJSON(&set), noteSeen(Performance): mustJSON(seen), noteCAKey(Performance): nil, noteNextCAKey(Performance): nil,
+		noteFence(Performance): nil, noteHerald(Performance): nil}
 	if err := n.done(in, notes); err != nil {
 		return err
 	}
@@ -143,8 +145,8 @@ func (n *Node) endReign(ctx context.Context, in *intent) (wal.Position, error) {
 	return wal.Position{Fork: reignAt(n.engine.History(), index).Fork, Index: index}, nil
 }
 
-// goesOn adds to a set's history the forks that its primary's log has begun since, up to an index.
-func goesOn(history, log []engine.Reign, last uint64) []engine.Reign {
+// withForks adds to a set's history the forks that its primary's log has begun since, up to an index.
+func withForks(history, log []engine.Reign, last uint64) []engine.Reign {
 	i, j, ok := lastCommon(history, log)
 	if !ok {
 		return history

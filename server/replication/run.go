@@ -18,7 +18,8 @@ var errRecover = errors.New("an operator asked to recover")
 const stopTime = 5 * time.Second
 
 // Run serves the cluster port and the secondary's subscription until ctx ends. It starts: the gRPC server (and, in it, one goroutine for each
-// connection and call), for each set in which this cluster is a secondary one life (follow), and one keeper of holds and one of CAs; it returns after all have ended.
+// connection and call), for each set in which this cluster is a secondary one life (follow) and one herald, and one keeper of holds and one of CAs; it returns after all have
+// ended.
 func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -50,6 +51,9 @@ func (n *Node) Run(ctx context.Context) error {
 			wg.Go(func() { n.live(ctx, k) })
 		}
 	})
+	for _, k := range kinds {
+		wg.Go(func() { n.heralds(ctx, k) })
+	}
 	wg.Go(func() { n.keepHolds(ctx) })
 	wg.Go(func() { n.watchCertificates(ctx) })
 	wg.Go(func() { n.runReindex(ctx) })

@@ -77,6 +77,13 @@ func (l *logs) String() string {
 	return string(l.b)
 }
 
+// forget lets go of what was logged.
+func (l *logs) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b = nil
+}
+
 func newCluster(t testing.TB, name string, e *engine.Engine, bind string) *cluster {
 	t.Helper()
 	c := &cluster{t: t, e: e, bind: bind, logs: &logs{t: t}, stop: func() {}, reopenings: make(chan reopening, 1)}

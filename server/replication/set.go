@@ -38,6 +38,7 @@ type setConfig struct {
 	Secondary      string   `json:"secondary,omitempty"`        // its id
 	JTI            string   `json:"jti,omitempty"`              // of the token that activated it
 	Primaries      []string `json:"primaries,omitempty"`        // cluster addresses, in the order in which they are tried
+	Former         []string `json:"former,omitempty"`           // where its primary was before it was told to forget it
 	Failover       []string `json:"failover,omitempty"`         // performance: of the primary's DR secondaries, tried when the others do not answer
 	PrimaryAPIAddr string   `json:"primary_api_addr,omitempty"` // where it was activated
 	Certificate    string   `json:"certificate,omitempty"`      // PEM; its key is a node-scope note of its own

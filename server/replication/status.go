@@ -97,6 +97,9 @@ func (n *Node) primaryStatus(k Kind, out map[string]any) {
 	if err := n.engine.Writable(); err != nil {
 		out["reason"] = err.Error()
 	}
+	if f := n.fenceOf(k); f != nil {
+		out["state"], out["reason"], out["fenced"] = "fenced", f.sentence(k), f.describe()
+	}
 	out["last_wal"] = last
 	out["last_"+string(k)+"_wal"] = last
 	out["merkle_root"] = hex.EncodeToString(root[:])

@@ -195,20 +195,25 @@ func (n *Node) clientTLS(k Kind, purpose string) (*tls.Config, error) {
 	if set == nil || set.Mode != Secondary {
 		return nil, fmt.Errorf("this cluster is no %s secondary", k)
 	}
-	roots, err := parseCertificates(set.trusted())
+	return n.memberTLS(k, set.Set, set.trusted(), purpose, func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return n.clientCertificate(k)
+	})
+}
+
+// memberTLS is the configuration of a member of a set towards its primary.
+func (n *Node) memberTLS(k Kind, set string, trusted []byte, purpose string, own func(*tls.CertificateRequestInfo) (*tls.Certificate, error)) (*tls.Config, error) {
+	roots, err := parseCertificates(trusted)
 	if err != nil {
 		return nil, fmt.Errorf("the trust bundle of the %s set: %w", k, err)
 	}
 	protocol := protocolName(k, purpose)
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13,
-		ServerName: serverName(k, set.Set),
-		RootCAs:    pool(roots),
-		NextProtos: []string{protocol},
-		Time:       n.now,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return n.clientCertificate(k)
-		},
+		MinVersion:           tls.VersionTLS13,
+		ServerName:           serverName(k, set),
+		RootCAs:              pool(roots),
+		NextProtos:           []string{protocol},
+		Time:                 n.now,
+		GetClientCertificate: own,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			if cs.NegotiatedProtocol != protocol {
 				return fmt.Errorf("the peer does not speak %s", protocol)

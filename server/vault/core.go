@@ -98,6 +98,7 @@ type node interface {
 	Revoked(k replication.Kind) bool
 	HoldRole() (release func())
 	RollAuthority(ctx context.Context, k replication.Kind) (string, error)
+	Fenced(k replication.Kind) map[string]any
 	Status(k replication.Kind) map[string]any
 	EnablePrimary(ctx context.Context, k replication.Kind, primaryClusterAddr string) (string, error)
 	SecondaryToken(ctx context.Context, k replication.Kind, id string, ttl time.Duration) (*replication.Activation, error)

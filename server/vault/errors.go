@@ -76,6 +76,7 @@ var failures = []struct {
 	{is(engine.ErrPoisoned), http.StatusServiceUnavailable, ""},
 	{is(engine.ErrInconsistent), http.StatusServiceUnavailable, ""},
 	{is(engine.ErrNotWritable), http.StatusServiceUnavailable, ""},
+	{is(engine.ErrFenced), http.StatusServiceUnavailable, ""},
 	{is(context.Canceled), http.StatusInternalServerError, "the request ended before it was answered: "},
 	{is(context.DeadlineExceeded), http.StatusInternalServerError, "the request ended before it was answered: "},
 	{as[*storage.Damage], http.StatusInternalServerError, "stored data is damaged, run sys/replication/merkle-check: "},

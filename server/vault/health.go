@@ -50,6 +50,15 @@ func (c *Core) healthReplication(body map[string]any) {
 	if n == nil {
 		return
 	}
+	fenced := map[string]any{}
+	for _, k := range []replication.Kind{dr, performance} {
+		if f := n.Fenced(k); f != nil {
+			fenced[string(k)] = f
+		}
+	}
+	if len(fenced) > 0 {
+		body["fenced"] = fenced
+	}
 	for _, k := range []replication.Kind{dr, performance} {
 		if n.Mode(k) != replication.Secondary {
 			continue

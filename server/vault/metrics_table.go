@@ -89,7 +89,7 @@ func refusedReasons(s *scrape, put put) {
 	for _, reason := range []struct {
 		name string
 		is   error
-	}{{"disk_full", engine.ErrDiskFull}, {"log_poisoned", engine.ErrPoisoned}, {"sync", engine.ErrInconsistent}, {"role", engine.ErrNotWritable}, {"stopped", engine.ErrStopped}} {
+	}{{"disk_full", engine.ErrDiskFull}, {"log_poisoned", engine.ErrPoisoned}, {"sync", engine.ErrInconsistent}, {"role", engine.ErrNotWritable}, {"fenced", engine.ErrFenced}, {"stopped", engine.ErrStopped}} {
 		holds := errors.Is(err, reason.is)
 		other = other && !holds
 		put(holds, "reason", reason.name)

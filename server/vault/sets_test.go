@@ -125,6 +125,8 @@ func (p *part) HoldRole() (release func()) { return func() {} }
 
 func (p *part) AwaitConfirmed(context.Context, bool) (string, error) { return "", nil }
 
+func (p *part) Fenced(replication.Kind) map[string]any { return nil }
+
 func (p *part) DemotePrimary(_ context.Context, k replication.Kind) (string, error) {
 	p.note("demote %s", k)
 	return "demoting", nil
