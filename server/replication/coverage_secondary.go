@@ -324,16 +324,27 @@ func (sub *subscription) commitAll(batches []*batch, spool bool) (resync bool, e
 		if run == 0 {
 			run = len(batches)
 		}
-		if err := sub.commit(batches[:run], spool); err != nil {
-			return false, err
-		}
-		sub.took(batches[:run])
-		if c := batches[run-1].Coverage; c != nil {
-			if resync, err = sub.l.accept(c, ofLineage(sub.history, sub.answer.Lineage), sub.at.Index); err != nil || resync {
-				return resync, err
-			}
+		if resync, err = sub.commitRun(batches[:run], spool); err != nil || resync {
+			return resync, err
 		}
 		batches = batches[run:]
 	}
 	return false, nil
+}
+
+// commitRun makes batches durable of which only the last may tell of the coverage.
+func (sub *subscription) commitRun(batches []*batch, spool bool) (resync bool, err error) {
+	c := batches[len(batches)-1].Coverage
+	if c != nil {
+		sub.covering.Lock()
+		defer sub.covering.Unlock()
+	}
+	if err := sub.commit(batches, spool); err != nil {
+		return false, err
+	}
+	sub.took(batches)
+	if c == nil {
+		return false, nil
+	}
+	return sub.l.accept(c, ofLineage(sub.history, sub.answer.Lineage), sub.at.Index)
 }

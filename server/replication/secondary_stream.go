@@ -33,6 +33,8 @@ type subscription struct {
 	acks   chan struct{}                // one slot: there is something to acknowledge
 	until  atomic.Pointer[wal.Position] // M, once all ranges of a sync are here
 
+	covering sync.Mutex // held while a batch's coverage is taken into force: until its end place and records are of two coverages
+
 	mu       sync.Mutex // guards what follows
 	heard    time.Time
 	clock    int64 // of the newest heartbeat
@@ -263,6 +265,10 @@ func (sub *subscription) compare(h *heartbeat, now time.Time) error {
 	if h.Root == nil || sub.differs || l.e.SyncState() != nil || l.kind == Performance && !l.n.filled() {
 		return nil
 	}
+	if !sub.covering.TryLock() { // place and records are of two coverages; the next heartbeat is compared
+		return nil
+	}
+	defer sub.covering.Unlock()
 	before := l.place()
 	totals, at := l.e.Totals()
 	if l.kind == DR {
