@@ -228,7 +228,7 @@ func (n *Node) RevokeSecondary(ctx context.Context, k Kind, id string) error {
 	cut := n.streams.cut(peer{Kind: k, ID: id}.key(), revokedStatus(id))
 	n.peers.forget(k, id)
 	n.engine.Hold(holdName(k, id), 0)
-	wake(n.rolling) // a CA's replacement may have waited for it
+	wake(n.rolling)       // a CA's replacement may have waited for it
 	if k == Performance { // after its streams: nothing is sent under a filter that is no more
 		if err := n.dropFilter(ctx, id); err != nil {
 			return err
