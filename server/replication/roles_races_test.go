@@ -80,3 +80,25 @@ func TestTheLastHeartbeatsBeforeADRDemotionLeaveTheSuccessorsKnown(t *testing.T)
 		t.Errorf("after the last heartbeats the secondary looks for its next primary at %q", s.n.set(Performance).Failover)
 	}
 }
+
+// TestAPromotedPrimaryStopsTakingDamageForWhatAnotherClusterHolds promotes and demotes performance clusters, whose stores stay open.
+func TestAPromotedPrimaryStopsTakingDamageForWhatAnotherClusterHolds(t *testing.T) {
+	t.Parallel()
+	p := newCapablePrimary(t, Performance)
+	s := p.successor(Performance, "eu")
+	if p.e.Repairable() || !s.e.Repairable() {
+		t.Fatalf("before: the primary %v, the secondary %v", p.e.Repairable(), s.e.Repairable())
+	}
+	p.demote(Performance)
+	s.promote(Performance, false)
+	if !p.e.Repairable() || s.e.Repairable() {
+		t.Errorf("after the exchange of roles: the former primary %v, the present one %v; want another cluster behind the former only", p.e.Repairable(), s.e.Repairable())
+	}
+	p.repoint(Performance, s, "back")
+	if _, err := p.n.DisableSecondary(enginetest.Context(t), Performance); err != nil {
+		t.Fatal(err)
+	}
+	if p.e.Repairable() {
+		t.Error("disabled, it takes damage for what another cluster holds")
+	}
+}
