@@ -2,6 +2,7 @@ package replication
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/lockstepdb/lockstep/server/engine/enginetest"
@@ -101,4 +102,32 @@ func TestAPromotedPrimaryStopsTakingDamageForWhatAnotherClusterHolds(t *testing.
 	if p.e.Repairable() {
 		t.Error("disabled, it takes damage for what another cluster holds")
 	}
+}
+
+// TestAnEmptyTokenIsTakenBackByTheCallThatItsWarningNames is about an empty shell variable, which cannot be told from a token that is meant to be empty.
+func TestAnEmptyTokenIsTakenBackByTheCallThatItsWarningNames(t *testing.T) {
+	t.Parallel()
+	ctx := enginetest.Context(t)
+	p := newCapablePrimary(t, Performance)
+	s := p.follow(Performance, "eu")
+	p.caughtUp(Performance, s)
+	before := s.n.set(Performance)
+	for _, blank := range []string{" ", "\t\n"} {
+		_, err := s.n.UpdatePrimary(ctx, Performance, UpdatePrimary{Token: &blank})
+		wantRefused(t, err, "nothing was changed")
+	}
+	if s.n.set(Performance) != before {
+		t.Error("a refused call changed the configuration")
+	}
+	empty := ""
+	warning, err := s.n.UpdatePrimary(ctx, Performance, UpdatePrimary{Token: &empty})
+	_, addrs, ok := strings.Cut(warning, "update_primary_addrs=")
+	addrs, _, _ = strings.Cut(addrs, " ")
+	if err != nil || !ok || len(s.n.set(Performance).Primaries) != 0 {
+		t.Fatalf("forgetting the primary: %q, %v", warning, err)
+	}
+	if _, err := s.n.UpdatePrimary(ctx, Performance, UpdatePrimary{Addrs: strings.Split(addrs, ",")}); err != nil {
+		t.Fatal(err)
+	}
+	p.caughtUp(Performance, s)
 }
