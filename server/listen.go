@@ -20,6 +20,7 @@ import (
 const (
 	readHeaderTimeout = 10 * time.Second
 	bodyReadTimeout   = 30 * time.Second // for each piece of a body
+	bodyRate          = 1 << 10          // bytes a second that a body must come with after that time
 	answerTimeout     = 30 * time.Second // for each piece of an answer
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 64 << 10
@@ -121,7 +122,7 @@ type patience struct {
 func (p patience) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
 	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = &patientBody{ReadCloser: r.Body, control: control, timeout: p.read}
+		r.Body = &patientBody{ReadCloser: r.Body, control: control, timeout: p.read, rate: bodyRate}
 	}
 	p.next.ServeHTTP(&patientWriter{ResponseWriter: w, control: control, timeout: p.write}, r)
 }
@@ -161,19 +162,35 @@ type patientBody struct {
 	io.ReadCloser
 	control *http.ResponseController
 	timeout time.Duration
+	rate    int64     // bytes a second
+	begun   time.Time // zero: nothing was read yet
+	read    int64
 	ctx     context.Context // of the core that reads it; nil until one does
 }
 
 // end makes a read under way, and every later one, fail once ctx has ended.
 func (b *patientBody) end() { _ = b.control.SetReadDeadline(time.Now()) }
 
+// deadline is until when the next piece must be here. A body of single bytes now and then would else hold its connection for hours, and needs no token for it.
+func (b *patientBody) deadline(now time.Time) time.Time {
+	if b.begun.IsZero() {
+		b.begun = now
+	}
+	whole := b.begun.Add(b.timeout + time.Duration(b.read)*time.Second/time.Duration(b.rate))
+	if next := now.Add(b.timeout); next.Before(whole) {
+		return next
+	}
+	return whole
+}
+
 func (b *patientBody) Read(p []byte) (int, error) {
 	// A connection without deadlines is one of a test's; it has no slow client.
-	_ = b.control.SetReadDeadline(time.Now().Add(b.timeout))
+	_ = b.control.SetReadDeadline(b.deadline(time.Now()))
 	if b.ctx != nil && b.ctx.Err() != nil { // looked at after the deadline was set, so that end is never undone unseen
 		return 0, context.Cause(b.ctx)
 	}
 	n, err := b.ReadCloser.Read(p)
+	b.read += int64(n)
 	if err != nil {
 		_ = b.control.SetReadDeadline(time.Time{})
 	}

@@ -72,7 +72,7 @@ func (s sealing) value(ks KeyspaceID, key []byte, r *row) ([]byte, error) {
 
 // wantsKey tells that a record that did not open is to be kept until its key is there. What another cluster holds need
 // not wait: the bytes that name the key can be damaged too, and no key would ever fit.
-func (s *State) wantsKey(err error) bool { return !s.opts.Repairable && keyMissing(err) }
+func (s *State) wantsKey(err error) bool { return !s.repairable.Load() && keyMissing(err) }
 
 // keyMissing tells that a value did not open for want of a key, not for damage.
 func keyMissing(err error) bool {

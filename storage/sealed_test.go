@@ -148,11 +148,12 @@ func TestARecordThatNamesAnUnknownKeyIsDroppedOnlyWhereAnotherClusterHoldsIt(t *
 	t.Parallel()
 	const one, two = "dir/one", "dir/two"
 	id := ksID(1)
-	for _, repairable := range []bool{true, false} {
+	for _, tt := range []struct{ opened, repairable bool }{{true, true}, {false, false}, {true, false}, {false, true}} { // a role may change while it is open
+		repairable := tt.repairable
 		keys := sealtest.New(t)
 		path := sealedPath(t, keys.Keyring())
 		found := &finder{}
-		o := storage.Options{Path: path, Sealer: keys.Keyring(), Key: keyOf, Found: found.Found, Repairable: repairable}
+		o := storage.Options{Path: path, Sealer: keys.Keyring(), Key: keyOf, Found: found.Found, Repairable: tt.opened}
 		s := open(t, o)
 		applyPuts(s, id, map[string]string{one: "first value", two: "other value"})
 		checkpoint(t, s)
@@ -167,6 +168,9 @@ func TestARecordThatNamesAnUnknownKeyIsDroppedOnlyWhereAnotherClusterHoldsIt(t *
 			t.Fatal(err)
 		}
 		defer s.Close()
+		if tt.opened != repairable {
+			s.SetRepairable(repairable)
+		}
 		var d *storage.Damage
 		if _, err := s.Get(id, []byte(one)); errors.As(err, &d) != repairable || !repairable && !errors.Is(err, seal.ErrNoKey) {
 			t.Errorf("repairable %v: a read: got %v", repairable, err)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -67,6 +68,8 @@ type State struct {
 	keys keyring
 	seal sealing
 
+	repairable atomic.Bool // Options.Repairable, as it is now
+
 	mu      sync.RWMutex             // guards all until the next blank line
 	active  *table                   // takes what is applied
 	frozen  *table                   // being written by a checkpoint; nil between two
@@ -89,6 +92,9 @@ type State struct {
 	stale   map[KeyspaceID]struct{}  // changed in the file since view was opened
 	failed  error                    // a change of the file failed: no further one
 }
+
+// SetRepairable changes Options.Repairable, when the part of the cluster in its replication sets changes.
+func (s *State) SetRepairable(on bool) { s.repairable.Store(on) }
 
 // Create makes an empty state file that is not sealed. It refuses when the file exists.
 func Create(path string) error { return CreateSealed(path, nil) }
@@ -147,6 +153,7 @@ func Open(o Options) (*State, error) {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
 	s := &State{opts: o, file: f, active: newTable(), keys: keyring{of: o.Key}, seal: sealing{o.Sealer}}
+	s.repairable.Store(o.Repairable)
 	if err := s.load(); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("open state: %w", err)

@@ -84,7 +84,7 @@ type Config struct {
 	// set aside instead of refused, and NeedsRepair then asks for a sync. Entries of local scope that were only in the damaged part
 	// of a performance secondary's log are then in the log set aside and nowhere else. A DR secondary's state file that cannot be
 	// read is set aside too, and begins empty. A record that names a key which is not in the keyring is damaged; a primary refuses
-	// to reindex over it.
+	// to reindex over it. SetRepairable changes it while the store is open.
 	Repairable bool
 }
 
@@ -163,18 +163,19 @@ type Engine struct {
 	// fileMu is held by whoever writes the state file: the checkpointer, or an exclusive step of a sync.
 	fileMu sync.Mutex
 
-	place   place
-	sync    syncs
-	system  atomic.Uint64
-	hist    history
-	bases   bases
-	holds   holds
-	disk    *diskGuard
-	damaged damages
-	fence   fenceHolder
-	badLog  atomic.Bool // a check found the log of a Repairable store damaged
-	stats   counters
-	meters  Meters
+	place      place
+	sync       syncs
+	system     atomic.Uint64
+	hist       history
+	bases      bases
+	holds      holds
+	disk       *diskGuard
+	damaged    damages
+	fence      fenceHolder
+	repairable atomic.Bool // Config.Repairable, as it is now
+	badLog     atomic.Bool // a check found the log of a Repairable store damaged
+	stats      counters
+	meters     Meters
 
 	closeOnce sync.Once
 	closeErr  error

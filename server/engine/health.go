@@ -69,7 +69,7 @@ func (e *Engine) Check(ctx context.Context, progress func(stage string, done, to
 	if len(r.Log) > 0 {
 		d := r.Log[0]
 		e.damaged.found(storage.Damage{File: d.File, What: fmt.Sprintf("log, index %d: %s", d.Index, d.What)})
-		e.badLog.Store(e.cfg.Repairable)
+		e.badLog.Store(e.repairable.Load())
 	}
 	return r, err
 }
@@ -173,6 +173,15 @@ func (e *Engine) reindex(ctx context.Context, flush bool, progress func(stage st
 	})
 	return wrong, err
 }
+
+// SetRepairable says anew whether a primary holds what this store holds: a role changed while the store is open.
+func (e *Engine) SetRepairable(on bool) {
+	e.repairable.Store(on)
+	e.state.SetRepairable(on)
+}
+
+// Repairable reports whether a primary holds what this store holds.
+func (e *Engine) Repairable() bool { return e.repairable.Load() }
 
 // ReindexInterrupted reports whether a reindex began, in this life or the one before, and has not ended.
 func (e *Engine) ReindexInterrupted() bool { return e.state.Mark().Reindexing }

@@ -172,6 +172,7 @@ func newEngine(cfg Config, id *Identity, log *wal.Log) *Engine {
 		disk:    newDiskGuard(cfg.Dir, cfg.MinFree),
 		damaged: damages{ch: make(chan storage.Damage, keptDamage)},
 	}
+	e.repairable.Store(cfg.Repairable)
 	e.ident.Store(id)
 	e.system.Store(1)
 	return e

@@ -131,6 +131,9 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 		if s := e.SyncState(); s != nil {
 			return nil, status.Error(codes.Unavailable, "this cluster is in a sync itself: ask again when it has ended")
 		}
+		if err := f.catchUp(h.Position, own, end.Index); err != nil {
+			return nil, err
+		}
 		v := e.Finished()
 		a.From, a.Chain = v.Position(), v.Chain()
 		v.Release()
@@ -192,6 +195,25 @@ func (f *feeder) meet(h *hello, d Answer) (Answer, error) {
 		return d, f.n.fenceBy(f.peer.Kind, d, h.Seen, true, from)
 	}
 	return d, nil
+}
+
+// catchUp sees that a sync does not begin before the place of a performance secondary, which serves reads meanwhile: what was written since the newest
+// checkpoint would vanish there until its spool is applied, mounts too.
+func (f *feeder) catchUp(place wal.Position, own []engine.Reign, last uint64) error {
+	e := f.n.engine
+	if f.peer.Kind != Performance || !onHistory(own, last, place) {
+		return nil
+	}
+	v := e.Finished()
+	at := v.Position().Index
+	v.Release()
+	if place.Index <= at {
+		return nil
+	}
+	if err := e.Checkpoint(f.stream.Context()); err != nil {
+		return fmt.Errorf("making a checkpoint for a sync: %w", err)
+	}
+	return nil
 }
 
 // durable leaves out of a history a fork none of whose frames is durable: a restart would forget it, and nobody may know of it before.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/lockstepdb/lockstep/token"
 )
@@ -41,12 +42,14 @@ func (n *Node) UpdatePrimary(ctx context.Context, k Kind, p UpdatePrimary) (warn
 		return n.updateAddrs(ctx, k, set, p.Addrs)
 	case *p.Token == "":
 		return n.forgetPrimary(k, set)
+	case strings.TrimSpace(*p.Token) == "":
+		return "", refuse(`token holds nothing but white space; nothing was changed: give an activation token of the new primary, or token="" to forget the primary`)
 	}
 	return n.updateByToken(ctx, k, set, p)
 }
 
 func (n *Node) forgetPrimary(k Kind, set *setConfig) (string, error) {
-	const text = "This cluster stays a %s secondary, follows no primary and tries to reach none."
+	const text = "The token was empty: this cluster stays a %s secondary, follows no primary and tries to reach none."
 	if len(set.Primaries) == 0 {
 		return fmt.Sprintf("This cluster is a %s secondary without a primary already; nothing was changed.", k), nil
 	}
@@ -64,8 +67,11 @@ func (n *Node) forgetPrimary(k Kind, set *setConfig) (string, error) {
 		l.Known, l.Primary, l.DialError, l.LastRefusal = nil, primaryPeer{}, "", ""
 		l.Machine = State{Name: StateIdle, Reason: noPrimary(k), Syncing: n.engine.SyncState() != nil}
 	})
-	n.log.Info("the primary is forgotten", "set", string(k))
-	return fmt.Sprintf(text, k), nil
+	n.log.Info("the primary is forgotten", "set", string(k), "addresses", strings.Join(set.Primaries, ", "))
+	if set.Certificate == "" {
+		return fmt.Sprintf(text, k), nil
+	}
+	return fmt.Sprintf(text+" If that was not meant, update_primary_addrs=%s takes it back.", k, strings.Join(set.Primaries, ",")), nil
 }
 
 // updateAddrs tries the addresses over the cluster port, one by one; the first that answers as this set's primary wins.

@@ -168,8 +168,10 @@ func (n *Node) use(k Kind, set *setConfig) {
 	n.lives.wakeLocked(k)
 }
 
-// markRepairable says, for the next start, whether what is damaged here can be had from a primary. A wrong mark is only less help: it is logged.
+// markRepairable says, at once and for the next start, whether what is damaged here can be had from a primary. A wrong mark for the next start is only less
+// help: it is logged.
 func (n *Node) markRepairable() {
+	n.engine.SetRepairable(n.isSecondary())
 	if n.cfg.Mark == nil {
 		return
 	}

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/lockstepdb/lockstep/server/engine/enginetest"
@@ -79,4 +80,54 @@ func TestTheLastHeartbeatsBeforeADRDemotionLeaveTheSuccessorsKnown(t *testing.T)
 	if !knows() {
 		t.Errorf("after the last heartbeats the secondary looks for its next primary at %q", s.n.set(Performance).Failover)
 	}
+}
+
+// TestAPromotedPrimaryStopsTakingDamageForWhatAnotherClusterHolds promotes and demotes performance clusters, whose stores stay open.
+func TestAPromotedPrimaryStopsTakingDamageForWhatAnotherClusterHolds(t *testing.T) {
+	t.Parallel()
+	p := newCapablePrimary(t, Performance)
+	s := p.successor(Performance, "eu")
+	if p.e.Repairable() || !s.e.Repairable() {
+		t.Fatalf("before: the primary %v, the secondary %v", p.e.Repairable(), s.e.Repairable())
+	}
+	p.demote(Performance)
+	s.promote(Performance, false)
+	if !p.e.Repairable() || s.e.Repairable() {
+		t.Errorf("after the exchange of roles: the former primary %v, the present one %v; want another cluster behind the former only", p.e.Repairable(), s.e.Repairable())
+	}
+	p.repoint(Performance, s, "back")
+	if _, err := p.n.DisableSecondary(enginetest.Context(t), Performance); err != nil {
+		t.Fatal(err)
+	}
+	if p.e.Repairable() {
+		t.Error("disabled, it takes damage for what another cluster holds")
+	}
+}
+
+// TestAnEmptyTokenIsTakenBackByTheCallThatItsWarningNames is about an empty shell variable, which cannot be told from a token that is meant to be empty.
+func TestAnEmptyTokenIsTakenBackByTheCallThatItsWarningNames(t *testing.T) {
+	t.Parallel()
+	ctx := enginetest.Context(t)
+	p := newCapablePrimary(t, Performance)
+	s := p.follow(Performance, "eu")
+	p.caughtUp(Performance, s)
+	before := s.n.set(Performance)
+	for _, blank := range []string{" ", "\t\n"} {
+		_, err := s.n.UpdatePrimary(ctx, Performance, UpdatePrimary{Token: &blank})
+		wantRefused(t, err, "nothing was changed")
+	}
+	if s.n.set(Performance) != before {
+		t.Error("a refused call changed the configuration")
+	}
+	empty := ""
+	warning, err := s.n.UpdatePrimary(ctx, Performance, UpdatePrimary{Token: &empty})
+	_, addrs, ok := strings.Cut(warning, "update_primary_addrs=")
+	addrs, _, _ = strings.Cut(addrs, " ")
+	if err != nil || !ok || len(s.n.set(Performance).Primaries) != 0 {
+		t.Fatalf("forgetting the primary: %q, %v", warning, err)
+	}
+	if _, err := s.n.UpdatePrimary(ctx, Performance, UpdatePrimary{Addrs: strings.Split(addrs, ",")}); err != nil {
+		t.Fatal(err)
+	}
+	p.caughtUp(Performance, s)
 }

@@ -179,7 +179,7 @@ func (c *Core) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 	r := &request{ctx: h.Context(), id: uuid.NewString(), remote: h.RemoteAddr}
 	defer c.recovered(w, r)
 	if !strings.HasPrefix(h.URL.Path, "/v1/") {
-		answer{http.StatusNotFound, errorBody(nil)}.write(w)
+		answer{status: http.StatusNotFound, body: errorBody(nil)}.write(w)
 		return
 	}
 	if err := r.parse(h); err != nil {
@@ -231,7 +231,7 @@ func (c *Core) recovered(w http.ResponseWriter, r *request) {
 		panic(p)
 	}
 	c.logPanic(r, p)
-	answer{http.StatusInternalServerError, errorBody([]string{internalText(r)})}.write(w)
+	answer{status: http.StatusInternalServerError, body: errorBody([]string{internalText(r)})}.write(w)
 }
 
 func (c *Core) logPanic(r *request, p any) {

@@ -3,6 +3,7 @@ package vault
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -188,6 +189,7 @@ func (r *reply) warnSent(text string) error {
 type answer struct {
 	status int
 	body   []byte
+	wait   bool // it says to come again in a few seconds
 }
 
 // encodeReply turns what a handler returned into an answer.
@@ -210,9 +212,9 @@ func (c *Core) encodeReply(r *request, rep *reply, err error) answer {
 		return c.encodeError(r, err)
 	}
 	if rep.status == 0 {
-		return answer{http.StatusOK, body}
+		return answer{status: http.StatusOK, body: body}
 	}
-	return answer{rep.status, body}
+	return answer{status: rep.status, body: body}
 }
 
 func (c *Core) encodeError(r *request, err error) answer {
@@ -221,7 +223,7 @@ func (c *Core) encodeError(r *request, err error) answer {
 		c.log.Error("request failed", "path", r.path, "request_id", r.id, "error", err)
 		texts = []string{"internal error; the server's log tells more under request_id " + r.id}
 	}
-	return answer{status, errorBody(texts)}
+	return answer{status: status, body: errorBody(texts), wait: errors.Is(err, errBusy)}
 }
 
 func errorBody(texts []string) []byte {
@@ -245,6 +247,9 @@ func (a answer) writeAs(w http.ResponseWriter, contentType string) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Type", contentType)
+	if a.wait {
+		h.Set("Retry-After", busyWait)
+	}
 	if a.status == http.StatusNoContent {
 		w.WriteHeader(a.status)
 		return

@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"encoding/json"
+	"net/netip"
 	"runtime"
 	"strings"
 	"sync"
@@ -27,20 +28,24 @@ const (
 	lockTime  = 15 * time.Minute
 
 	maxGuests   = 20000 // unknown names whose failures are remembered
-	maxWaiting  = 64    // logins that wait for their password's check
+	maxWaiting  = 64    // logins that wait for their password's check, or are checked
+	maxFromOne  = 32    // of them from one address (64 bits of version 6); a load balancer is one
+	busyWait    = "5"   // seconds after which who was refused may try again
 	passwordMax = 72    // bytes; bcrypt looks at no more
 )
 
 // guests guards what strangers can ask for: checks of passwords, which are slow on purpose, and guesses.
 type guests struct {
-	checks  chan struct{} // a slot for each check that may run
-	waiting chan struct{}
-	cost    int           // of bcrypt
-	dummy   func() []byte // what passwords of unknown names are compared with: they take as long as others
+	checks chan struct{} // a slot for each check that may run for strangers
+	own    chan struct{} // and for those with a token, who wait for no stranger
+	cost   int           // of bcrypt
+	dummy  func() []byte // what passwords of unknown names are compared with: they take as long as others
 
 	mu      sync.Mutex
 	known   map[string]*guesses // as many as there are accounts at most
 	unknown map[string]*guesses
+	waiting int                  // logins that have a place
+	from    map[netip.Prefix]int // of them, by address; those without a place are not in it
 }
 
 // guesses are the failures of one name of one auth method.
@@ -57,7 +62,8 @@ func (f *guesses) over(now time.Time) bool { return !f.locked(now) && now.Sub(f.
 
 func (g *guests) init() {
 	g.checks = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
-	g.waiting = make(chan struct{}, maxWaiting)
+	g.own = make(chan struct{}, 1)
+	g.from = map[netip.Prefix]int{}
 	g.cost = bcrypt.DefaultCost
 	g.known, g.unknown = map[string]*guesses{}, map[string]*guesses{}
 	g.dummy = sync.OnceValue(func() []byte {
@@ -212,16 +218,53 @@ func busy() error {
 	return refuse(errBusy, "too many logins at once: repeat in a few seconds")
 }
 
+// enter takes a place for a login, of those there are and of those that one address may have: who comes with many at once keeps nobody else out.
+func (g *guests) enter(remote string) (leave func(), err error) {
+	where := network(remote)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.waiting >= maxWaiting || g.from[where] >= maxFromOne {
+		return nil, busy()
+	}
+	g.waiting++
+	g.from[where]++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.waiting--
+		if g.from[where]--; g.from[where] == 0 {
+			delete(g.from, where)
+		}
+	}, nil
+}
+
+// network is who a client is: an address of version 4, or the 64 bits of version 6 that one customer has. Those without an address are one.
+func network(remote string) netip.Prefix {
+	a, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	ip := a.Addr().Unmap().WithZone("")
+	bits := 32
+	if ip.Is6() {
+		bits = 64
+	}
+	p, err := ip.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
+
 // checkPassword compares a password with its hash; a nil hash is an unknown name's and takes as long. allowed is asked once
 // more when it is this one's turn.
-func (c *Core) checkPassword(ctx context.Context, hash []byte, password string, allowed func() error) (bool, error) {
+func (c *Core) checkPassword(ctx context.Context, remote string, hash []byte, password string, allowed func() error) (bool, error) {
 	g := &c.guests
-	select {
-	case g.waiting <- struct{}{}:
-		defer func() { <-g.waiting }()
-	default:
-		return false, busy()
+	leave, err := g.enter(remote)
+	if err != nil {
+		return false, err
 	}
+	defer leave()
 	select {
 	case g.checks <- struct{}{}:
 		defer func() { <-g.checks }()
@@ -239,13 +282,14 @@ func (c *Core) checkPassword(ctx context.Context, hash []byte, password string, 
 	return bcrypt.CompareHashAndPassword(hash, []byte(password)) == nil && right, nil
 }
 
+// hashPassword is for callers with a token.
 func (c *Core) hashPassword(ctx context.Context, password string) ([]byte, error) {
 	if len(password) > passwordMax {
 		return nil, refuse(errInvalid, "the password is longer than %d bytes, which is all that its hash looks at: choose a shorter one", passwordMax)
 	}
 	select {
-	case c.guests.checks <- struct{}{}:
-		defer func() { <-c.guests.checks }()
+	case c.guests.own <- struct{}{}:
+		defer func() { <-c.guests.own }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

@@ -267,7 +267,7 @@ func (c *Core) forward(r *request) (*reply, error) {
 		return nil, err
 	}
 	r.index = n.ForwardedIndexToken(got.Header.Get(headerIndex))
-	rep := &reply{sent: &answer{got.Status, got.Body}}
+	rep := &reply{sent: &answer{status: got.Status, body: got.Body}}
 	if late {
 		return rep, rep.warnSent("the primary has committed this write, this cluster has not received it yet: reads here may be stale")
 	}

@@ -154,7 +154,7 @@ func (f *sealedFace) unseal(r *request) (*reply, error) {
 // health answers sys/health: 501 before sys/init, 503 while sealed.
 func (f *sealedFace) health(w http.ResponseWriter, h *http.Request) {
 	if h.Method != http.MethodGet && h.Method != http.MethodHead {
-		answer{http.StatusMethodNotAllowed, errorBody([]string{"unsupported operation"})}.write(w)
+		answer{status: http.StatusMethodNotAllowed, body: errorBody([]string{"unsupported operation"})}.write(w)
 		return
 	}
 	s := f.cfg.Node.SealState()
@@ -164,7 +164,7 @@ func (f *sealedFace) health(w http.ResponseWriter, h *http.Request) {
 	}
 	for _, other := range healthCodes {
 		if _, err := statusParam(h, other.name, other.status); err != nil {
-			answer{http.StatusBadRequest, errorBody(nil)}.write(w)
+			answer{status: http.StatusBadRequest, body: errorBody(nil)}.write(w)
 			return
 		}
 	}
@@ -187,7 +187,7 @@ func (f *sealedFace) health(w http.ResponseWriter, h *http.Request) {
 		w.WriteHeader(status)
 		return
 	}
-	answer{status, append(body, '\n')}.write(w)
+	answer{status: status, body: append(body, '\n')}.write(w)
 }
 
 // shareTexts gives shares in the two forms that clients read.

@@ -11,7 +11,7 @@ import (
 // the statuses; unknown ones are ignored.
 func (c *Core) serveHealth(w http.ResponseWriter, h *http.Request) {
 	if h.Method != http.MethodGet && h.Method != http.MethodHead {
-		answer{http.StatusMethodNotAllowed, errorBody([]string{"unsupported operation"})}.write(w)
+		answer{status: http.StatusMethodNotAllowed, body: errorBody([]string{"unsupported operation"})}.write(w)
 		return
 	}
 	status, ready, err := c.healthStatus(h)
@@ -29,7 +29,7 @@ func (c *Core) serveHealth(w http.ResponseWriter, h *http.Request) {
 		w.WriteHeader(status)
 		return
 	}
-	answer{status, append(body, '\n')}.write(w)
+	answer{status: status, body: append(body, '\n')}.write(w)
 }
 
 // healthCodes are the statuses of sys/health, and the parameters that replace them.

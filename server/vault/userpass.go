@@ -69,7 +69,7 @@ func (c *Core) userpassLogin(r *request, p *passwordParam) (*reply, error) {
 	if u != nil {
 		hash = u.Hash
 	}
-	right, err := c.checkPassword(r.ctx, hash, p.Password, func() error { return c.mayTry(r.mount, name) })
+	right, err := c.checkPassword(r.ctx, r.remote, hash, p.Password, func() error { return c.mayTry(r.mount, name) })
 	if err != nil {
 		return nil, err
 	}
