@@ -185,6 +185,9 @@ func locate(f *feederPlace, c *callerPlace) Answer {
 		own = f.History
 	}
 	path := pathTo(c.History, c.Place)
+	if f.Kind == DR && hasFork(c.Log, c.Place.Fork) { // how the copy came there, whatever was seen of the set since
+		path = pathTo(c.Log, c.Place)
+	}
 	i, j, ok := lastCommon(own, path)
 	if !ok && f.Kind == Performance && len(f.History) > len(own) {
 		return Answer{Kind: Repair, Reason: "the secondary's place is in the log of a former primary: ranges are compared"}

@@ -104,9 +104,11 @@ func (sub *subscription) greet(h *hello) error {
 		if sub.answer.From != h.Position {
 			return malformed("the primary goes on after index %d, not after this cluster's place, %d", sub.answer.From.Index, h.Position.Index)
 		}
+		l.keeps(sub.answer)
 		return l.welcome(sub.answer)
 	case Repair, Bootstrap:
 		l.deciding.Store(answerKind(sub.answer.Kind) == Repair)
+		l.keeps(sub.answer)
 		return l.welcome(sub.answer)
 	}
 	return nil
