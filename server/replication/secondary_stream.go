@@ -248,6 +248,10 @@ func (sub *subscription) compare(h *heartbeat, now time.Time) error {
 	if h.Root == nil || sub.differs || l.e.SyncState() != nil || l.kind == Performance && !l.n.filled() {
 		return nil
 	}
+	// A stream that was opened for a sync that has not begun yet: that roots differ is known, and told once only.
+	if l.n.link[l.kind].get().Machine.Name != StateStreamWALs {
+		return nil
+	}
 	before := l.place()
 	totals, at := l.e.Totals()
 	if l.kind == DR {
