@@ -24,6 +24,13 @@ func (e *Engine) Snapshot() *storage.View { return e.state.Snapshot() }
 // Release it soon.
 func (e *Engine) Finished() *storage.View { return e.state.Finished() }
 
+// FinishedAt returns the place of the newest finished checkpoint.
+func (e *Engine) FinishedAt() wal.Position {
+	v := e.state.Finished()
+	defer v.Release()
+	return v.Position()
+}
+
 // LogReader reads the own log's frames from an index on.
 func (e *Engine) LogReader(from uint64) *wal.Reader { return e.wal.Reader(from) }
 

@@ -162,6 +162,11 @@ func (n *Node) secondaries(k Kind, all bool) ([]*secondaryRecord, error) {
 	if set == nil || set.Mode != Primary {
 		return nil, nil
 	}
+	return n.listSecondaries(k, set, all)
+}
+
+// listSecondaries is secondaries whatever this cluster's part in the set is: a DR secondary has its primary's records, a demoted primary those that it had.
+func (n *Node) listSecondaries(k Kind, set *setConfig, all bool) ([]*secondaryRecord, error) {
 	v := n.engine.Snapshot()
 	defer v.Release()
 	prefix := recordPrefix(k)

@@ -20,6 +20,7 @@ const (
 	Reindexed       EventKind = "reindexed"        // the index was rebuilt from the records
 	DamageFound     EventKind = "damage-found"     // something here does not hash to what was stored with it: Reason
 	CoverageChanged EventKind = "coverage-changed" // what is covered is another, and only a sync makes it complete: Reason
+	Rewound         EventKind = "rewound"          // the tail is archived and the log taken back; Reason: it cannot be, ranges are to be compared
 	Disconnected    EventKind = "disconnected"     // the connection ended or could not be made: Reason
 	TimerFired      EventKind = "timer"            // a back-off ended
 	Revoked         EventKind = "revoked"          // the primary does not know this secondary any more: Reason
@@ -29,7 +30,7 @@ const (
 )
 
 var eventKinds = []EventKind{Enabled, Connected, Answered, Diverged, RangesDiffer, RangesEqual, RootsEqual, SyncEnded, Reindexed, DamageFound, CoverageChanged,
-	Disconnected, TimerFired, Revoked, Failed, Recover, DisabledNow}
+	Rewound, Disconnected, TimerFired, Revoked, Failed, Recover, DisabledNow}
 
 // Event is one thing that happened, with what that kind names.
 type Event struct {
@@ -67,7 +68,7 @@ const (
 	DoDiff       ActionKind = "start-diff"  // subscribe at S, spool, compare ranges: RangesDiffer or RangesEqual follows
 	DoSync       ActionKind = "start-sync"  // receive the ranges that differ, then apply the spool: SyncEnded follows
 	DoResumeSync ActionKind = "resume-sync" // go on with the sync under way, spool first: SyncEnded follows
-	DoRewind     ActionKind = "rewind"      // archive the tail, cut to the answer's place, fetch its keys: SyncEnded or Failed follows
+	DoRewind     ActionKind = "rewind"      // archive the tail and take the log back to the answer's place: Rewound or Failed follows
 	DoReindex    ActionKind = "reindex"     // rebuild the index from the records: Reindexed or Failed follows
 	DoBackOff    ActionKind = "back-off"    // set a timer (Delay of N); TimerFired follows
 	DoDisconnect ActionKind = "disconnect"  // end the connection; its Disconnected need not follow

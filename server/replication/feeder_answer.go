@@ -103,7 +103,7 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 	}
 	a.Reason = d.Reason
 	switch {
-	case d.Kind == Continue && h.Repair != "":
+	case (d.Kind == Continue || d.Kind == Rewind) && h.Repair != "":
 		d.Kind, a.Reason = Repair, h.Repair
 	case d.Kind == Continue && h.Sync != nil:
 		a.Resume = onHistory(log, end.Index, h.Sync.From) && onHistory(log, end.Index, h.Sync.Until)
@@ -111,7 +111,7 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 			d.Kind, a.Reason = Repair, "the sync that was under way read from a history that is not this primary's"
 		}
 	}
-	if d.Kind == Rewind { // nothing is archived yet: what differs is decided for this cluster, by comparing
+	if d.Kind == Rewind && f.peer.Kind == Performance { // what differs is decided for this cluster, by comparing
 		d.Kind, a.Reason = Repair, d.Reason+": what differs is decided for the primary"
 	}
 	a.Kind = wireAnswer(d.Kind)
@@ -122,7 +122,12 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 		a.History = f.n.news(f.peer.Kind, history, h.Seen)
 	}
 	switch d.Kind {
-	case Continue:
+	case Continue, Rewind:
+		if h.Sync != nil && e.FinishedAt().Index < h.Sync.From.Index { // ranges are read from a checkpoint that is not before S
+			if err := e.Checkpoint(f.stream.Context()); err != nil {
+				return nil, err
+			}
+		}
 		a.From = d.At
 		if c, err := e.ChainAt(d.At.Index); err == nil {
 			a.Chain = c

@@ -27,7 +27,37 @@ func (n *Node) restoreHolds() {
 		}
 		n.holdFormer(k, n.set(k))
 	}
+	if in := n.underWay(); in != nil && in.Set != nil {
+		n.holdFormer(in.Set.Kind, in.Set)
+	}
+	if err := n.holdTail(); err != nil {
+		n.log.Warn("the log is not held for a rewind", "error", err)
+	}
 }
+
+// holdTail keeps a DR secondary's log from where the set's other members were last known to be: should one of them be promoted that has less of it, this cluster
+// finds back to the common point by its own log. It is held within the limits, like a primary's for its secondaries.
+func (n *Node) holdTail() error {
+	set := n.set(DR)
+	if set == nil || set.Mode != Secondary {
+		n.engine.Hold(holdOwnTail, 0)
+		return nil
+	}
+	others, err := n.listSecondaries(DR, set, false)
+	if err != nil {
+		return err
+	}
+	var from uint64
+	for _, rec := range others {
+		if at := max(rec.Acked, rec.IssuedAt) + 1; rec.ID != set.Secondary && (from == 0 || at < from) {
+			from = at
+		}
+	}
+	n.engine.Hold(holdOwnTail, from)
+	return nil
+}
+
+const holdOwnTail = string(DR) + "/ own tail" // no id has a blank
 
 // keepHolds keeps the log for known secondaries, from what each acknowledged last, until ctx ends.
 func (n *Node) keepHolds(ctx context.Context) {
@@ -38,6 +68,9 @@ func (n *Node) keepHolds(ctx context.Context) {
 			if err := n.hold(ctx, k); err != nil && ctx.Err() == nil {
 				n.log.Warn("the log is not held anew for secondaries", "set", string(k), "error", err)
 			}
+		}
+		if err := n.holdTail(); err != nil && ctx.Err() == nil {
+			n.log.Warn("the log is not held for a rewind", "error", err)
 		}
 		if err := n.keepMembership(ctx); err != nil && ctx.Err() == nil {
 			n.log.Warn("what this cluster is in the performance set is not kept for its DR secondaries", "error", err)

@@ -185,6 +185,9 @@ func lastCommon(a, b []engine.Reign) (i, j int, ok bool) {
 // locate finds the common point of two paths of one tree and says what follows from it.
 func locate(f *feederPlace, c *callerPlace) Answer {
 	history, path := f.History, pathTo(c.History, c.Place)
+	if f.Kind == DR && hasFork(c.Log, c.Place.Fork) { // how the copy came there, whatever was seen of the set since
+		path = pathTo(c.Log, c.Place)
+	}
 	i, j, ok := lastCommon(history, path)
 	if !ok && f.Log != nil { // a place in this log, from before its cluster's reign
 		history = f.Log

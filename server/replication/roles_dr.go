@@ -39,6 +39,7 @@ func (n *Node) promoteDR(ctx context.Context, set *setConfig, p Promote) (string
 	if err := n.begin(in); err != nil {
 		return "", err
 	}
+	n.holdFormer(DR, next) // closing the store lets go of log that nobody holds
 	if _, err := n.complete(context.WithoutCancel(ctx), in); err != nil {
 		return "", fmt.Errorf("the promotion has begun and is completed at the next start: %w", err)
 	}

@@ -69,6 +69,7 @@ type life struct {
 	force   bool   // roots differ although a sync has all its ranges: it is not continued, another begins
 
 	deciding  atomic.Bool // what differs is decided for the primary: not the first filling; any goroutine
+	keeping   atomic.Bool // and archived first: this cluster has written what the primary may not have; any goroutine
 	progress  atomic.Bool // something became durable since the last subscription ended; any goroutine
 	keysFixed atomic.Uint64
 	rounds    atomic.Uint64
@@ -118,7 +119,7 @@ func (l *life) happen(e Event) {
 			l.fails = 1
 		}
 	}
-	if e.Kind == Diverged {
+	if e.Kind == Diverged || e.Kind == Rewound && e.Reason != "" {
 		l.force = true
 	}
 	before := l.state
@@ -161,8 +162,7 @@ func (l *life) do(a Action) {
 	case DoReindex:
 		l.reindex()
 	case DoRewind:
-		l.session.tell(Event{Kind: Failed, Reason: "this version cannot take back entries that the primary does not have (" + a.Reason +
-			"): disable it (" + string(l.kind) + "/secondary/disable), then enable it as a secondary with a new activation token"})
+		l.rewind()
 	case DoBackOff:
 		l.timer.Reset(Delay(min(max(a.N, l.fails), maxAttempt), rand.Float64()))
 	case DoDisconnect:

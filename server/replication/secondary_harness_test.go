@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/lockstepdb/lockstep/server/archive"
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/engine/enginetest"
 	"github.com/lockstepdb/lockstep/storage"
@@ -45,6 +46,8 @@ type cluster struct {
 
 	api        *httptest.Server // what activation asks of a primary's API; nil: none
 	reopenings chan reopening   // what the server would do next
+	archives   archive.Options  // Dir is made when it is empty
+	kept       *archive.Store
 
 	certificateLife time.Duration    // Config's
 	now             func() time.Time // Config's
@@ -103,6 +106,13 @@ func (c *cluster) logger() hclog.Logger {
 // run starts the node on the cluster's engine.
 func (c *cluster) run() {
 	c.t.Helper()
+	if c.archives.Dir == "" {
+		c.archives.Dir, c.archives.MinFree = filepath.Join(c.t.TempDir(), "archive"), -1
+	}
+	var err error
+	if c.kept, err = archive.Open(c.archives); err != nil {
+		c.t.Fatalf("opening the archives: %v", err)
+	}
 	api := "http://127.0.0.1:1"
 	if c.api != nil {
 		api = c.api.URL
@@ -116,7 +126,7 @@ func (c *cluster) run() {
 		ClusterAddr: c.addr, ClusterBind: c.bind, Version: "0.1.0", HeartbeatInterval: 50 * time.Millisecond, ForwardWait: patience,
 		CertificateLife: c.certificateLife, Now: c.now,
 		Handle: func(ctx context.Context, f *Forwarded) *ForwardedAnswer { return c.handle(ctx, f) },
-		Mounts: testMounts,
+		Mounts: testMounts, Archives: c.kept,
 	})
 	if err != nil {
 		c.t.Fatalf("making a node: %v", err)

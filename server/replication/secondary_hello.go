@@ -61,6 +61,19 @@ func (l *life) hello(cause string, force bool) (*hello, error) {
 
 // acceptHistory takes a feeder's history into use: it must be the newest that this cluster has seen of the set. It is durable before anything of it is.
 func (l *life) acceptHistory(h []engine.Reign) error {
+	if err := l.see(h); err != nil {
+		return err
+	}
+	if l.kind == DR && !sameHistory(l.e.History(), h) {
+		if err := l.e.AdoptHistory(h); err != nil {
+			return fmt.Errorf("adopting the primary's history: %w", err)
+		}
+	}
+	return nil
+}
+
+// see makes durable that a feeder's history is the newest that this cluster has seen of the set, which it must be.
+func (l *life) see(h []engine.Reign) error {
 	if len(h) == 0 {
 		return malformed("a feeder without a history")
 	}
@@ -72,17 +85,10 @@ func (l *life) acceptHistory(h []engine.Reign) error {
 		return fmt.Errorf("the primary's history (ordinal %d) is not the newest that this cluster has seen of the set (ordinal %d): nothing is taken from it",
 			h[len(h)-1].Ordinal, seen[len(seen)-1].Ordinal)
 	}
-	if !sameHistory(seen, h) {
-		if err := l.n.setSeen(l.kind, h); err != nil {
-			return err
-		}
+	if sameHistory(seen, h) {
+		return nil
 	}
-	if l.kind == DR && !sameHistory(l.e.History(), h) {
-		if err := l.e.AdoptHistory(h); err != nil {
-			return fmt.Errorf("adopting the primary's history: %w", err)
-		}
-	}
-	return nil
+	return l.n.setSeen(l.kind, h)
 }
 
 func sameHistory(a, b []engine.Reign) bool {

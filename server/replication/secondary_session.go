@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	pb "github.com/lockstepdb/lockstep/proto/replicationpb"
+	"github.com/lockstepdb/lockstep/server/archive"
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/wal"
 )
@@ -184,7 +185,7 @@ func failure(err error) Event {
 	switch {
 	case errors.As(err, &version):
 		return Event{Kind: Failed, Reason: plain(err) + ": upgrade this cluster"}
-	case errors.Is(err, engine.ErrPoisoned):
+	case errors.Is(err, engine.ErrPoisoned), errors.Is(err, archive.ErrNoRoom):
 		return Event{Kind: Failed, Reason: err.Error()}
 	case status.Code(err) == codes.PermissionDenied:
 		return Event{Kind: Revoked, Reason: plain(err)}

@@ -108,12 +108,14 @@ func (sub *subscription) greet(h *hello) error {
 		if sub.answer.From != h.Position && (l.kind == DR || h.Sync != nil) {
 			return malformed("the primary goes on after index %d, not after this cluster's place, %d", sub.answer.From.Index, h.Position.Index)
 		}
+		l.keeps(sub.answer)
 		if err := l.welcome(sub.answer); err != nil || sub.answer.From == h.Position {
 			return err
 		}
 		return l.replace(h.Position, sub.answer.From)
 	case Repair, Bootstrap:
 		l.deciding.Store(answerKind(sub.answer.Kind) == Repair)
+		l.keeps(sub.answer)
 		return l.welcome(sub.answer)
 	}
 	return nil
@@ -263,6 +265,10 @@ func (l *life) place() wal.Position {
 func (sub *subscription) compare(h *heartbeat, now time.Time) error {
 	l := sub.l
 	if h.Root == nil || sub.differs || l.e.SyncState() != nil || l.kind == Performance && !l.n.filled() {
+		return nil
+	}
+	// A stream that was opened for a sync that has not begun yet: that roots differ is known, and told once only.
+	if l.n.link[l.kind].get().Machine.Name != StateStreamWALs {
 		return nil
 	}
 	if !sub.covering.TryLock() { // place and records are of two coverages; the next heartbeat is compared

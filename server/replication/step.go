@@ -211,6 +211,12 @@ func stepSync(s State, e Event) (State, []Action) {
 		return s, nil
 	case CoverageChanged: // what is spooled was cut to another coverage
 		return toDiff(s, e.Reason)
+	case Rewound: // the next hello names the sync that mends the records, or asks for a comparison
+		n := s.becomeConnecting(0)
+		if e.Reason != "" {
+			n.NeedsDiff, n.Cause = true, e.Reason
+		}
+		return n, []Action{{Kind: DoDisconnect}, {Kind: DoConnect}}
 	case Disconnected:
 		return lost(s)
 	case RangesDiffer, RangesEqual: // a resumed sync compares again on the way

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/lockstepdb/lockstep/server/archive"
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/storage"
 	"github.com/lockstepdb/lockstep/wal"
@@ -73,9 +74,12 @@ func (sub *subscription) resume() {
 // ranges receives what differs, and says when all is here.
 func (sub *subscription) ranges(state storage.SyncState) {
 	l := sub.l
-	y := &syncer{sub: sub, l: l, e: l.e, until: state.Until}
+	y := &syncer{sub: sub, l: l, e: l.e, until: state.Until, from: state.From}
 	began := time.Now()
 	err := y.run(sub.ctx, state)
+	if kept := y.endKeeping(err == nil); err == nil {
+		err = kept
+	}
 	l.n.meters.Diff.Since(began)
 	l.log.Info("compared with the primary", "complete", err == nil, "diff_bytes", y.diffBytes(), "sync_bytes", y.syncBytes(), "keys_fixed", y.fixed, "read_at", y.until.Index)
 	if y.decided != (decided{}) {
@@ -120,6 +124,7 @@ type syncer struct {
 	l       *life
 	e       *engine.Engine
 	bulk    *bulkClient
+	from    wal.Position // S
 	until   wal.Position // M so far
 	fixed   uint64
 	decided decided // of fixed
@@ -129,6 +134,7 @@ type syncer struct {
 	fix     difference            // found and not yet applied: neighbouring ranges that are equal or differ in single records
 	fixLen  int                   // bytes of its keys
 	open    bool                  // fix covers something
+	kept    *archive.Writer       // of what ranges overwrite and delete; nil: nothing yet
 }
 
 func (y *syncer) diffBytes() uint64 {
@@ -164,7 +170,13 @@ func (y *syncer) run(ctx context.Context, state storage.SyncState) error {
 	if theirs, err = y.wanted(theirs); err != nil {
 		return err
 	}
+	if readAt.Index < state.From.Index {
+		return fmt.Errorf("the primary's newest checkpoint, at index %d, is older than where this sync begins, %d: it is asked again", readAt.Index, state.From.Index)
+	}
 	y.until = later(y.until, readAt)
+	if done, err := y.tail(ctx, &state, theirs, readAt); done || err != nil {
+		return err
+	}
 	if err := y.e.Checkpoint(ctx); err != nil {
 		return fmt.Errorf("making a checkpoint to compare: %w", err)
 	}
@@ -379,14 +391,22 @@ func (y *syncer) apply(ctx context.Context, r *engine.SyncRange) error {
 	return ctx.Err()
 }
 
-// decides counts what a range is about to change, unless this is the first filling.
+// decides counts what a range is about to change, unless this is the first filling, and archives it when this cluster may be the only one that has it.
 func (y *syncer) decides(r *engine.SyncRange) (decided, error) {
-	if !y.l.deciding.Load() {
+	keeping := y.l.keeping.Load()
+	if !y.l.deciding.Load() && !keeping {
 		return decided{}, nil
 	}
 	v := y.e.Finished()
 	defer v.Release()
-	return decides(v, r)
+	if !keeping {
+		return decides(v, r, nil)
+	}
+	d, err := decides(v, r, func(rec *storage.Record, removed bool) error { return y.keep(r, rec, removed) })
+	if err == nil && y.kept != nil {
+		err = y.kept.Flush()
+	}
+	return d, err
 }
 
 // publish adds to status what the sync has cost since it was last told.

@@ -25,17 +25,15 @@ func (d *decided) add(more decided) {
 	d.removed += more.removed
 }
 
-// decides counts what a range is about to change.
-func decides(own ownRecords, r *engine.SyncRange) (decided, error) {
-	d := &deciding{own: own, r: r}
+// decides counts what a range is about to change, and gives keep, unless it is nil, each record that it overwrites or removes.
+func decides(own ownRecords, r *engine.SyncRange, keep func(rec *storage.Record, removed bool) error) (decided, error) {
+	d := &deciding{own: own, r: r, keep: keep}
 	if r.Partial {
 		for i := range r.Records {
 			d.replaced(&r.Records[i])
 		}
 		for _, key := range r.Gone {
-			if _, here := d.value(key); here {
-				d.removed++
-			}
+			d.removes(key)
 		}
 		return d.decided, d.err
 	}
@@ -47,7 +45,7 @@ func decides(own ownRecords, r *engine.SyncRange) (decided, error) {
 		if i < len(r.Records) && bytes.Equal(r.Records[i].Key, key) {
 			d.replaced(&r.Records[i])
 		} else {
-			d.removed++
+			d.removes(key)
 		}
 		return d.err == nil
 	})
@@ -60,28 +58,43 @@ func decides(own ownRecords, r *engine.SyncRange) (decided, error) {
 // deciding counts for one range.
 type deciding struct {
 	decided
-	own ownRecords
-	r   *engine.SyncRange
-	err error // the first
+	own  ownRecords
+	r    *engine.SyncRange
+	keep func(rec *storage.Record, removed bool) error
+	err  error // the first
 }
 
 func (d *deciding) replaced(with *storage.Record) {
-	if v, here := d.value(with.Key); here && !bytes.Equal(v, with.Value) {
+	if rec, here := d.record(with.Key); here && !bytes.Equal(rec.Value, with.Value) {
 		d.overwritten++
+		d.keeps(&rec, false)
 	}
 }
 
-// value returns what is here. What can no longer be read was here too, with no value that anything equals.
-func (d *deciding) value(key []byte) (v []byte, here bool) {
+func (d *deciding) removes(key []byte) {
+	if rec, here := d.record(key); here {
+		d.removed++
+		d.keeps(&rec, true)
+	}
+}
+
+func (d *deciding) keeps(rec *storage.Record, removed bool) {
+	if d.keep != nil && d.err == nil && rec.Key != nil {
+		d.err = d.keep(rec, removed)
+	}
+}
+
+// record returns what is here. What can no longer be read was here too, with no key and no value that anything equals.
+func (d *deciding) record(key []byte) (rec storage.Record, here bool) {
 	rec, err := d.own.Get(d.r.Keyspace, key)
 	var damage *storage.Damage
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
-		return nil, false
+		return rec, false
 	case errors.As(err, &damage):
-		return nil, true
+		return storage.Record{}, true
 	case err != nil && d.err == nil:
 		d.err = fmt.Errorf("reading what a range replaces: %w", err)
 	}
-	return rec.Value, err == nil
+	return rec, err == nil
 }

@@ -41,8 +41,22 @@ func TestOnlyWhatWasHereIsDecidedForThePrimary(t *testing.T) {
 			tt.r.Keyspace = shared
 		}
 		v := e.Finished()
-		got, err := decides(v, &tt.r)
+		var kept decided
+		got, err := decides(v, &tt.r, func(rec *storage.Record, removed bool) error {
+			if removed {
+				kept.removed++
+			} else {
+				kept.overwritten++
+			}
+			if string(rec.Value) != "ours" || rec.Index == 0 {
+				t.Errorf("%s: kept %q with value %q of index %d", tt.name, rec.Key, rec.Value, rec.Index)
+			}
+			return nil
+		})
 		v.Release()
+		if kept != got {
+			t.Errorf("%s: kept %+v of %+v", tt.name, kept, got)
+		}
 		if err != nil || got != tt.want {
 			t.Errorf("%s: got %+v, %v, want %+v", tt.name, got, err, tt.want)
 		}
