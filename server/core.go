@@ -36,9 +36,8 @@ type core struct {
 	switching sync.Mutex    // one Switch at a time
 	switched  chan struct{} // closed when another generation became live, or this one is to be opened in another role
 	becoming  waiting       // what is answered until then
-	drain     func(context.Context)
-	undecided error // set before switched is closed: which generation is live is not known, and the process must end
-	sealed    bool  // it was sealed by an operator
+	undecided error         // set before switched is closed: which generation is live is not known, and the process must end
+	sealed    bool          // it was sealed by an operator
 }
 
 // runCore waits until a generation's seal is open, and serves it until ctx ends, another
@@ -282,9 +281,6 @@ func (c *core) run(ctx context.Context, opened chan<- error) (again bool, err er
 	}
 	c.endRequests(again, failed != nil || c.undecided != nil)
 	err = errors.Join(c.undecided, keys.stop(), api.stop())
-	if again && c.drain != nil {
-		c.drain(context.WithoutCancel(ctx))
-	}
 	err = errors.Join(err, repl.stop(), eng.stop())
 	return again && err == nil, err
 }
@@ -374,7 +370,7 @@ func (c *core) switchTo(id engine.Identity, role engine.Role, notes map[string][
 }
 
 // reopen is replication.Config.Reopen: the same generation, opened in another role.
-func (c *core) reopen(role engine.Role, secondary bool, drain func(context.Context)) error {
+func (c *core) reopen(role engine.Role, secondary bool) error {
 	c.switching.Lock()
 	defer c.switching.Unlock()
 	if c.ending() {
@@ -394,7 +390,7 @@ func (c *core) reopen(role engine.Role, secondary bool, drain func(context.Conte
 		c.log.Info("the store is opened in another role", "generation", c.gen.Name, "log", role.String())
 		c.node.sealing.switched(c.keys) // the same store, unsealed as it is
 	}
-	c.node.lingering, c.becoming, c.drain = s, why, drain
+	c.node.lingering, c.becoming = s, why
 	close(c.switched)
 	return err
 }

@@ -120,6 +120,7 @@ type feeder struct {
 	heard time.Time            // when the secondary last said something
 	last  ack                  // its newest acknowledgement
 	roots []sentRoot           // of the newest heartbeats
+	bye   int64                // clock of the first heartbeat that said where this primary's part ends; 0: none yet
 	kept  []storage.KeyspaceID // left out although the filter does not: see keeps
 
 	// Of the sending goroutine.
@@ -181,10 +182,11 @@ func (f *feeder) take(a *ack) {
 		f.last = *a
 	}
 	f.heard = now
+	told := f.bye != 0 && a.Heard >= f.bye
 	verified := a.Root != nil && f.sentLocked(a.Applied.Index, *a.Root)
 	f.mu.Unlock()
 	f.n.peers.update(f.peer.Kind, f.peer.ID, func(ps *peerState) {
-		ps.LastHeartbeat, ps.State = now, a.State
+		ps.LastHeartbeat, ps.State, ps.Told = now, a.State, told
 		ps.APIAddr, ps.ClusterAddr = orElse(a.APIAddr, ps.APIAddr), orElse(a.ClusterAddr, ps.ClusterAddr)
 		ps.ClockSkew = now.Sub(time.Unix(0, a.Clock))
 		if a.Heard != 0 {
@@ -285,7 +287,17 @@ func (f *feeder) heartbeat() error {
 	if f.peer.Kind == Performance {
 		h.Authorities, h.Failover = f.n.succession()
 	}
+	h.Others = f.n.standings(f.peer)
+	if last, _ := f.n.ending(f.peer.Kind); last != nil && f.at.Index >= last.Index {
+		h.Last = true
+		if h.Position != *last {
+			h.Position, h.Root = *last, nil
+		}
+	}
 	f.mu.Lock()
+	if h.Last && f.bye == 0 {
+		f.bye = h.Clock
+	}
 	if len(f.roots) >= 16 {
 		f.roots = append(f.roots[:0], f.roots[1:]...)
 	}

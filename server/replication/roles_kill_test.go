@@ -106,7 +106,7 @@ func TestARoleChangeSurvivesAKillAtEachCommit(t *testing.T) {
 		}
 	}
 	demote := func(k Kind) func(*cluster) error {
-		return func(c *cluster) error { _, err := c.n.DemotePrimary(ctx, k); return err }
+		return func(c *cluster) error { _, err := c.n.DemotePrimary(ctx, k, Demote{}); return err }
 	}
 	for _, tt := range []struct {
 		name     string

@@ -62,7 +62,7 @@ func (n *Node) completePromotePerf(ctx context.Context, in *intent) error {
 		return fmt.Errorf("making a checkpoint of the new epoch: %w", err)
 	}
 	if err := n.done(in, map[string][]byte{noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, notePublicKey(Performance): nil,
-		noteHerald(Performance): in.news()}); err != nil {
+		noteHerald(Performance): in.news(), noteFarewell(Performance): nil, noteContact(Performance): nil}); err != nil {
 		return err
 	}
 	n.use(Performance, in.Set)
@@ -72,21 +72,21 @@ func (n *Node) completePromotePerf(ctx context.Context, in *intent) error {
 	return nil
 }
 
-func (n *Node) demotePerf(ctx context.Context, set *setConfig) (string, error) {
+func (n *Node) demotePerf(ctx context.Context, set *setConfig, p Demote) (*Demotion, error) {
 	in := &intent{Call: callDemotePerf, Set: n.demoted(set)}
 	history, _ := n.setHistory(Performance, set, n.engine.Position().Index)
 	in.Set.Before = history
 	if err := n.begin(in); err != nil {
-		return "", err
+		return nil, err
 	}
 	// From here on shared writes are refused; those under way end up in the log, and the secondaries get them.
-	n.endWrites(Performance)
-	n.drain(ctx, Performance)
+	d := n.handOver(ctx, Performance, p, Performance)
 	n.leave(Performance)
 	if err := n.completeDemotePerf(ctx, in); err != nil {
-		return "", fmt.Errorf("the demotion has begun and is completed at the next start, or by repeating the call: %w", err)
+		return nil, fmt.Errorf("the demotion has begun and is completed at the next start, or by repeating the call: %w", err)
 	}
-	return "This cluster is being demoted to a performance secondary without a primary: name one with performance/secondary/update-primary.", nil
+	d.warn("This cluster is being demoted to a performance secondary without a primary: name one with performance/secondary/update-primary.")
+	return d, nil
 }
 
 func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
@@ -98,13 +98,15 @@ func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
 	if _, err := n.engine.Do(ctx, &engine.Tx{Writes: writes}); err != nil {
 		return fmt.Errorf("removing the primary's part in the performance set: %w", err)
 	}
-	if err := n.engine.SetCursor(ctx, engine.Performance, n.engine.Position()); err != nil {
+	end := n.engine.Position()
+	if err := n.engine.SetCursor(ctx, engine.Performance, end); err != nil {
 		return fmt.Errorf("storing the place from which this cluster goes on as a secondary: %w", err)
 	}
 	seen := in.Set.Before
 	set := *in.Set
 	set.Before = nil
-	notes := map[string][]byte{noteSet(Performance): mustJSON(&set), noteSeen(Performance): mustJSON(seen), noteCAKey(Performance): nil, noteFence(Performance): nil, noteHerald(Performance): nil}
+	notes := map[string][]byte{noteSet(Performance): mustJSON(&set), noteSeen(Performance): mustJSON(seen), noteCAKey(Performance): nil, noteFence(Performance): nil, noteHerald(Performance): nil,
+		noteFarewell(Performance): n.farewellNow(end)} // it has everything that it wrote itself
 	if err := n.done(in, notes); err != nil {
 		return err
 	}
@@ -112,17 +114,6 @@ func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
 	n.markRepairable()
 	n.log.Info("demoted", "set", string(Performance), "cluster_id", set.Set)
 	return nil
-}
-
-// endWrites lets nobody write what a primary is about to give up, while its streams still go on, and waits for the writes that are on their way: a
-// secondary must have them before the streams end, or a planned failover loses what was acknowledged.
-func (n *Node) endWrites(k Kind) {
-	n.mu.Lock()
-	n.lives.demoting[k] = true
-	n.mu.Unlock()
-	n.writes.Lock()
-	//lint:ignore SA2001 only the wait is wanted
-	n.writes.Unlock()
 }
 
 // HoldRole keeps a demotion waiting until release is called: Mode, asked meanwhile, holds for a write that is committed before.

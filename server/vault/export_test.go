@@ -21,6 +21,8 @@ func (NoSets) Mode(replication.Kind) replication.Mode { return replication.Disab
 
 func (NoSets) Revoked(replication.Kind) bool { return false }
 
+func (NoSets) PromotePreflight(replication.Kind) (*replication.Preflight, error) { return nil, nil }
+
 func (NoSets) HoldRole() (release func()) { return func() {} }
 
 func (NoSets) Fenced(replication.Kind) map[string]any { return nil }
