@@ -292,9 +292,6 @@ func (c *core) run(ctx context.Context, opened chan<- error) (again bool, err er
 	}
 	c.endRequests(again, failed != nil || c.undecided != nil)
 	err = errors.Join(c.undecided, keys.stop(), api.stop())
-	if again && c.drain != nil {
-		c.drain(context.WithoutCancel(ctx))
-	}
 	err = errors.Join(err, repl.stop(), eng.stop())
 	return again && err == nil, err
 }
@@ -388,7 +385,7 @@ func (c *core) switchTo(id engine.Identity, role engine.Role, notes map[string][
 }
 
 // reopen is replication.Config.Reopen: the same generation, opened in another role.
-func (c *core) reopen(role engine.Role, secondary bool, drain func(context.Context)) error {
+func (c *core) reopen(role engine.Role, secondary bool) error {
 	c.switching.Lock()
 	defer c.switching.Unlock()
 	if c.ending() {
@@ -408,7 +405,7 @@ func (c *core) reopen(role engine.Role, secondary bool, drain func(context.Conte
 		c.log.Info("the store is opened in another role", "generation", c.gen.Name, "log", role.String())
 		c.node.sealing.switched(c.keys) // the same store, unsealed as it is
 	}
-	c.node.lingering, c.becoming, c.drain = s, why, drain
+	c.node.lingering, c.becoming = s, why
 	close(c.switched)
 	return err
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"sync"
 
@@ -38,6 +39,11 @@ func (e *Engine) SetFence(f *Fence) {
 	e.fence.mu.Lock()
 	defer e.fence.mu.Unlock()
 	e.fence.now = f
+}
+
+// Settle waits until everything that was sequenced before is durable and readable: after SetFence, until what the fence did not refuse is there.
+func (e *Engine) Settle(ctx context.Context) error {
+	return e.alone(ctx, func(context.Context) error { return nil })
 }
 
 // fenced says why every transaction is refused, nil when not.

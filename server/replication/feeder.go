@@ -91,8 +91,12 @@ func (s *service) leave(f *feeder) {
 	}
 }
 
-// identity returns the newest own history that a caller of this identity has shown, and remembers this one when it is not older.
+// identity returns the newest own history that a caller of this identity has shown, and remembers this one when it is not older. A DR secondary's log is a copy,
+// which a rewind makes shorter: of it nothing is remembered.
 func (s *service) identity(p peer, own []engine.Reign) []engine.Reign {
+	if p.Kind == DR {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	shown := s.shown[p.key()]
@@ -121,6 +125,7 @@ type feeder struct {
 	last  ack                  // its newest acknowledgement
 	roots []sentRoot           // of the newest heartbeats
 	told  trustTold            // and whom the newest said to trust
+	bye   int64                // clock of the first heartbeat that said where this primary's part ends; 0: none yet
 	kept  []storage.KeyspaceID // left out although the filter does not: see keeps
 
 	// Of the sending goroutine.
@@ -183,12 +188,13 @@ func (f *feeder) take(a *ack) {
 		f.last = *a
 	}
 	f.heard = now
+	parted := f.bye != 0 && a.Heard >= f.bye
 	verified := a.Root != nil && f.sentLocked(a.Applied.Index, *a.Root)
 	told := f.told
 	f.mu.Unlock()
 	f.n.trusts(f.peer, a, told)
 	f.n.peers.update(f.peer.Kind, f.peer.ID, func(ps *peerState) {
-		ps.LastHeartbeat, ps.State = now, a.State
+		ps.LastHeartbeat, ps.State, ps.Told = now, a.State, parted
 		ps.APIAddr, ps.ClusterAddr = orElse(a.APIAddr, ps.APIAddr), orElse(a.ClusterAddr, ps.ClusterAddr)
 		ps.ClockSkew = now.Sub(time.Unix(0, a.Clock))
 		if a.Heard != 0 {
@@ -291,8 +297,18 @@ func (f *feeder) heartbeat() error {
 	}
 	h.Authorities, h.Failover = f.n.succession(f.peer.Kind)
 	told := f.n.trustTold(f.peer.Kind, h.Authorities)
+	h.Others = f.n.standings(f.peer)
+	if last, _ := f.n.ending(f.peer.Kind); last != nil && f.at.Index >= last.Index {
+		h.Last = true
+		if h.Position != *last {
+			h.Position, h.Root = *last, nil
+		}
+	}
 	f.mu.Lock()
 	f.told = told
+	if h.Last && f.bye == 0 {
+		f.bye = h.Clock
+	}
 	if len(f.roots) >= 16 {
 		f.roots = append(f.roots[:0], f.roots[1:]...)
 	}

@@ -21,7 +21,15 @@ func (f *feeder) feed(ctx context.Context) error {
 	if err := f.heartbeat(); err != nil {
 		return err
 	}
+	told := false
 	for {
+		last, ending := f.n.ending(f.peer.Kind)
+		if last != nil && !told && f.at.Index >= last.Index {
+			told = true
+			if err := f.heartbeat(); err != nil {
+				return err
+			}
+		}
 		wake := f.n.engine.Wake() // before the log is asked: what comes after is not missed
 		f.settle()
 		sent := false
@@ -53,6 +61,7 @@ func (f *feeder) feed(ctx context.Context) error {
 			}
 		case <-more:
 		case <-f.shown:
+		case <-ending:
 		case <-f.acked:
 		}
 	}

@@ -94,12 +94,10 @@ func (n *Node) applyFencesLocked() {
 	}
 }
 
-// unfenceLocked forgets a fence whose note is gone. The caller holds mu.
+// unfenceLocked forgets a fence whose note is gone, or that of a demotion. The caller holds mu.
 func (n *Node) unfenceLocked(k Kind) {
-	if n.fences[k] != nil {
-		delete(n.fences, k)
-		n.applyFencesLocked()
-	}
+	delete(n.fences, k)
+	n.applyFencesLocked()
 }
 
 // raise fences this primary, durably before it returns. Writes are refused before that.

@@ -44,6 +44,9 @@ const heraldVersion = 1
 // heraldOf is what a secondary must keep to reach its primary when it has left it, nil when it has none.
 func (n *Node) heraldOf(k Kind, set *setConfig) *heraldRecord {
 	addrs := cleanAddrs(append(slices.Clone(set.Primaries), set.Former...))
+	if bye, err := n.farewell(k); err == nil && bye != nil { // it knows
+		return nil
+	}
 	if len(addrs) == 0 || set.Certificate == "" {
 		return nil
 	}

@@ -91,7 +91,7 @@ func (n *Node) hold(ctx context.Context, k Kind) error {
 	for _, rec := range known {
 		at := n.acked(k, rec)
 		n.engine.Hold(holdName(k, rec.ID), at+1)
-		if at >= rec.Acked+ackedEvery && n.fenceOf(DR) == nil {
+		if at >= rec.Acked+ackedEvery && n.fenceOf(DR) == nil && !n.demoting(k) {
 			if err := n.storeAcked(ctx, k, rec, at); err != nil {
 				return err
 			}

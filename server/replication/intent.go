@@ -194,7 +194,7 @@ func (n *Node) complete(ctx context.Context, in *intent) (reopened bool, err err
 				return false, err
 			}
 		}
-		return true, n.reopen(in, role)
+		return true, n.reopen(role)
 	}
 	switch in.Call {
 	case callPromoteDR:
@@ -228,46 +228,14 @@ func (n *Node) goOn(ctx context.Context, k Kind, in *intent) error {
 
 var errNoReopen = errors.New("this node cannot reopen its store in another role")
 
-// reopen ends this core and opens the store anew in another role. Streams go on until the secondaries have what was acknowledged, for a while.
-func (n *Node) reopen(in *intent, role engine.Role) error {
+// reopen ends this core and opens the store anew in another role. A demoted primary has drained its secondaries before.
+func (n *Node) reopen(role engine.Role) error {
 	if n.cfg.Reopen == nil {
 		return errNoReopen
 	}
-	drain := func(context.Context) {}
-	if in.Call == callDemoteDR {
-		drain = n.drainAll
-	}
-	if err := n.cfg.Reopen(role, role == engine.Verbatim, drain); err != nil {
+	if err := n.cfg.Reopen(role, role == engine.Verbatim); err != nil {
 		return fmt.Errorf("reopening the store: %w", err)
 	}
 	n.reopening = true
 	return nil
-}
-
-// drainTime is how long a demoted primary waits for its connected secondaries to have its last entries.
-const drainTime = 5 * time.Second
-
-// drainAll waits until the connected secondaries of every set have everything.
-func (n *Node) drainAll(ctx context.Context) {
-	for _, k := range kinds {
-		n.drain(ctx, k)
-	}
-}
-
-func (n *Node) drain(ctx context.Context, k Kind) {
-	ctx, cancel := context.WithTimeout(ctx, drainTime)
-	defer cancel()
-	for {
-		end := n.engine.Position().Index
-		behind, moved := n.peers.behind(k, end)
-		if behind == "" {
-			return
-		}
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			n.log.Warn("demoted before every connected secondary has the last entries", "set", string(k), "secondary", behind, "index", end)
-			return
-		}
-	}
 }

@@ -27,6 +27,9 @@ type linkState struct {
 
 	LastRemote  uint64       // last index received by streaming; 0 after a sync without writes since
 	RemoteEnd   wal.Position // the primary's newest place, from its heartbeats
+	Others      []sibling    // the primary's other secondaries, from its heartbeats
+	RateFrom    rateMark     // the present measurement of how fast the primary writes
+	Rate        float64      // entries a second, of the last measurement
 	RemoteTime  time.Time    // of the entry at RemoteEnd, on the primary's clock
 	LagEntries  uint64
 	LagBytes    uint64

@@ -3,6 +3,8 @@ package replication
 import (
 	"context"
 	"errors"
+
+	"github.com/lockstepdb/lockstep/wal"
 )
 
 // lives are the secondaries' lives of a node: at most one for each set. All of it is guarded by Node.mu.
@@ -11,6 +13,8 @@ type lives struct {
 	paused   map[Kind]int           // while above zero no life begins
 	changed  map[Kind]chan struct{} // closed and replaced when what a life depends on has changed
 	demoting map[Kind]bool          // a primary that takes no more writes
+	ends     map[Kind]*wal.Position // and where its part ends, once that is known
+	ending   map[Kind]chan struct{} // closed and replaced when that is known
 }
 
 type oneLife struct {
@@ -19,9 +23,9 @@ type oneLife struct {
 }
 
 func newLives() lives {
-	l := lives{now: map[Kind]*oneLife{}, paused: map[Kind]int{}, changed: map[Kind]chan struct{}{}, demoting: map[Kind]bool{}}
+	l := lives{now: map[Kind]*oneLife{}, paused: map[Kind]int{}, changed: map[Kind]chan struct{}{}, demoting: map[Kind]bool{}, ends: map[Kind]*wal.Position{}, ending: map[Kind]chan struct{}{}}
 	for _, k := range kinds {
-		l.changed[k] = make(chan struct{})
+		l.changed[k], l.ending[k] = make(chan struct{}), make(chan struct{})
 	}
 	return l
 }

@@ -62,9 +62,9 @@ type Config struct {
 	// Switch ends this core and starts a new, empty store as a secondary: Verbatim for DR. It writes notes (node scope) into the new store
 	// before the switch, keeps the old state as trash, and returns at once; the new core starts in the background. Crash-safe: one rename decides.
 	Switch func(id engine.Identity, role engine.Role, notes map[string][]byte) error
-	// Reopen ends this core and opens the same store in another role; secondary says that a primary holds what it holds. It returns at once; drain runs when no
-	// request is served any more and before streams end. Crash-safe: one rename decides.
-	Reopen func(role engine.Role, secondary bool, drain func(context.Context)) error
+	// Reopen ends this core and opens the same store in another role; secondary says that a primary holds what it holds. It returns at once. Crash-safe:
+	// one rename decides.
+	Reopen func(role engine.Role, secondary bool) error
 	// Mark says, for the next start, whether a primary holds what this store holds. It may be nil.
 	Mark func(secondary bool) error
 	// Seal gives and takes keys at an enrolment; nil: stores are not sealed.

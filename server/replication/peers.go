@@ -45,6 +45,7 @@ type peerState struct {
 	Acked         wal.Position  // durable there, in this log
 	Authority     string        // DR: CA that it will have in this cluster's performance set
 	Trust         memberTrust   // whom it trusts, as it says
+	Told          bool          // of a primary that is being demoted: it knows where its part ends
 	Placed        bool          // Acked counts, even zero: the newest stream began there
 	Takeovers     []takeover    // the newest streams that others with this identity ended
 	Root          merkle.RootHash
@@ -74,9 +75,9 @@ func (t *peerTable) update(k Kind, id string, change func(*peerState)) {
 		p = &peerState{ID: id}
 		t.peers[k][id] = p
 	}
-	before := p.Acked
+	before, told := p.Acked, p.Told
 	change(p)
-	if p.Acked != before {
+	if p.Acked != before || p.Told != told {
 		close(t.moved)
 		t.moved = make(chan struct{})
 	}
@@ -104,11 +105,11 @@ func (t *peerTable) all(k Kind) ([]peerState, <-chan struct{}) {
 	return out, t.moved
 }
 
-// behind names a connected secondary that has not acknowledged an index, "" when there is none, and the channel that all returns.
+// behind names a connected secondary that has not acknowledged an index, or that it is the last; "" when there is none, and the channel that all returns.
 func (t *peerTable) behind(k Kind, index uint64) (id string, moved <-chan struct{}) {
 	peers, moved := t.all(k)
 	for _, p := range peers {
-		if p.Streams > 0 && p.Acked.Index < index {
+		if p.Streams > 0 && (p.Acked.Index < index || !p.Told) {
 			id = p.ID
 		}
 	}

@@ -24,36 +24,6 @@ func notReady(format string, args ...any) *NotReady {
 	return &NotReady{fmt.Sprintf(format, args...) + ": try again, or pass force=true, which may lose writes"}
 }
 
-// mayPromote says why a secondary would not be a whole primary now.
-func (n *Node) mayPromote(k Kind) error {
-	if k == Performance {
-		if err := n.lacksNothing(); err != nil {
-			return err
-		}
-	}
-	if err := n.holdsConfirmed(k); err != nil {
-		return err
-	}
-	l := n.link[k].get()
-	switch s := n.engine.SyncState(); {
-	case s != nil:
-		return notReady("replication is catching up: a synchronisation has not ended")
-	case !l.Machine.Consistent(), l.Machine.NeedsDiff, l.Machine.Name == StateMerkleDiff, l.Machine.Name == StateMerkleSync:
-		return notReady("replication is catching up: this cluster is in %s", l.Machine.Shown())
-	case n.engine.NeedsRepair() != "":
-		return notReady("this cluster's data need a repair (%s)", n.engine.NeedsRepair())
-	case n.engine.ReindexInterrupted():
-		return notReady("this cluster's index is being rebuilt")
-	}
-	if l.Connection != "ready" { // what the primary wrote since nobody can know here
-		return nil
-	}
-	if at := n.placeOf(k); l.RemoteEnd.Index > at.Index {
-		return notReady("replication is catching up: %d entries of the primary are not here yet", l.RemoteEnd.Index-at.Index)
-	}
-	return nil
-}
-
 // placeOf returns up to where the feeder's log is complete and readable here.
 func (n *Node) placeOf(k Kind) wal.Position {
 	if k == DR {
@@ -164,6 +134,7 @@ func (n *Node) use(k Kind, set *setConfig) {
 	defer n.mu.Unlock()
 	n.sets[k] = set
 	delete(n.lives.demoting, k)
+	delete(n.lives.ends, k)
 	n.unfenceLocked(k)
 	n.lives.wakeLocked(k)
 }

@@ -44,7 +44,7 @@ func (n *Node) PromoteSecondary(ctx context.Context, k Kind, p Promote) (warning
 		return "", refuse("this cluster is still being filled for the first time and holds no complete copy: wait, or promote another secondary")
 	}
 	if !p.Force {
-		if err := n.mayPromote(k); err != nil {
+		if err := n.mayPromote(k, set); err != nil {
 			return "", err
 		}
 	}
@@ -55,28 +55,33 @@ func (n *Node) PromoteSecondary(ctx context.Context, k Kind, p Promote) (warning
 }
 
 // DemotePrimary makes a primary a secondary without a primary: set id and data are kept. A repeated call answers with a warning.
-func (n *Node) DemotePrimary(ctx context.Context, k Kind) (warning string, err error) {
+func (n *Node) DemotePrimary(ctx context.Context, k Kind, p Demote) (*Demotion, error) {
+	if err := p.validate(); err != nil {
+		return nil, err
+	}
 	n.admin.Lock()
 	defer n.admin.Unlock()
 	if in := n.underWay(); in != nil {
 		if in.Call == callDemoteDR && k == DR || in.Call == callDemotePerf && k == Performance {
-			return "This cluster is being demoted already.", n.goOn(ctx, k, in)
+			return &Demotion{Warnings: []string{"This cluster is being demoted already."}}, n.goOn(ctx, k, in)
 		}
-		return "", refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
+		return nil, refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
 	}
 	set := n.set(k)
 	switch {
 	case set == nil:
-		return "", refuse("%s replication is disabled here: only a primary can be demoted", k)
+		return nil, refuse("%s replication is disabled here: only a primary can be demoted", k)
 	case set.Mode == Secondary && set.Secondary == "":
-		return fmt.Sprintf("This cluster is a demoted %s primary already; nothing was changed.", k), nil
+		return &Demotion{Warnings: []string{fmt.Sprintf("This cluster is a demoted %s primary already; nothing was changed.", k)}}, nil
 	case set.Mode == Secondary:
-		return "", refuse("this cluster is a %s secondary, not the primary: demote the primary", k)
+		return nil, refuse("this cluster is a %s secondary, not the primary: demote the primary", k)
+	case k == Performance && n.fenceOf(DR) != nil:
+		return nil, refuse("this cluster is fenced as the DR primary, whose successor has its part in the performance set too: say dr/primary/demote")
 	}
 	if k == DR {
-		return n.demoteDR(ctx, set)
+		return n.demoteDR(ctx, set, p)
 	}
-	return n.demotePerf(ctx, set)
+	return n.demotePerf(ctx, set, p)
 }
 
 // DisablePrimary ends a set's primary: its data stay, its secondaries cannot come back. A repeated call answers with a warning.
@@ -153,7 +158,7 @@ func (n *Node) DisableSecondary(ctx context.Context, k Kind) (warning string, er
 	}
 	goOn := n.pauseLife(k)
 	defer goOn()
-	notes := map[string][]byte{noteSet(k): nil, noteTLSKey(k): nil, noteSeen(k): nil, notePublicKey(k): nil}
+	notes := map[string][]byte{noteSet(k): nil, noteTLSKey(k): nil, noteSeen(k): nil, notePublicKey(k): nil, noteFarewell(k): nil}
 	if err := n.engine.NodeSet(notes); err != nil {
 		return "", fmt.Errorf("storing that the %s set is disabled: %w", k, err)
 	}

@@ -101,7 +101,7 @@ func (n *Node) completePromoteDR(ctx context.Context, in *intent) error {
 	}
 	notes := map[string][]byte{
 		noteSet(DR): mustJSON(in.Set), noteCAKey(DR): []byte(in.CAKey), noteTokenKey(DR): in.Seed,
-		noteTLSKey(DR): nil, noteSeen(DR): nil, notePublicKey(DR): nil, noteSuccessor: nil, noteHerald(DR): in.news(),
+		noteTLSKey(DR): nil, noteSeen(DR): nil, notePublicKey(DR): nil, noteSuccessor: nil, noteHerald(DR): in.news(), noteFarewell(DR): nil, noteContact(DR): nil,
 	}
 	perf, err := n.formerPerf()
 	if err != nil {
@@ -176,20 +176,25 @@ func addCA(bundle, ca string) string {
 	return out
 }
 
-func (n *Node) demoteDR(ctx context.Context, set *setConfig) (string, error) {
+func (n *Node) demoteDR(ctx context.Context, set *setConfig, p Demote) (*Demotion, error) {
 	in := &intent{Call: callDemoteDR, Set: n.demoted(set)}
 	warning := "This cluster is being demoted to a DR secondary without a primary: it serves no clients, and needs dr/secondary/update-primary or promote."
+	sets := []Kind{DR}
 	if perf := n.set(Performance); perf != nil {
 		warning += fmt.Sprintf(" It is no performance %s any more.", perf.Mode)
+		if perf.Mode == Primary {
+			sets = kinds
+		}
 	}
 	if err := n.begin(in); err != nil {
-		return "", err
+		return nil, err
 	}
-	n.endWrites(DR)
+	d := n.handOver(ctx, DR, p, sets...)
 	if _, err := n.complete(context.WithoutCancel(ctx), in); err != nil {
-		return "", fmt.Errorf("the demotion has begun and is completed at the next start: %w", err)
+		return nil, fmt.Errorf("the demotion has begun and is completed at the next start: %w", err)
 	}
-	return warning, nil
+	d.warn(warning)
+	return d, nil
 }
 
 func (n *Node) completeDemoteDR(in *intent) error {
@@ -199,6 +204,7 @@ func (n *Node) completeDemoteDR(in *intent) error {
 		// A DR secondary has no part in a performance set of its own.
 		noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, noteCAKey(Performance): nil, noteNextCAKey(Performance): nil,
 		noteFence(DR): nil, noteFence(Performance): nil, noteHerald(DR): nil, noteHerald(Performance): nil,
+		noteFarewell(DR): n.farewellNow(n.engine.Position()), noteFarewell(Performance): nil, // it has everything that it wrote itself
 	}
 	if err := n.done(in, notes); err != nil {
 		return err
@@ -229,7 +235,7 @@ func (n *Node) completeDisableDR(ctx context.Context, in *intent) error {
 			return err
 		}
 	}
-	notes := map[string][]byte{noteSet(DR): nil, noteTLSKey(DR): nil, noteSeen(DR): nil, notePublicKey(DR): nil}
+	notes := map[string][]byte{noteSet(DR): nil, noteTLSKey(DR): nil, noteSeen(DR): nil, notePublicKey(DR): nil, noteFarewell(DR): nil}
 	if err := n.done(in, notes); err != nil {
 		return err
 	}

@@ -54,12 +54,11 @@ func (c *cluster) successor(k Kind, id string) *cluster {
 	return s
 }
 
-// reopen does what the server does when a node asks for it: drain, stop, open the same store in another role, go on.
+// reopen does what the server does when a node asks for it: stop, open the same store in another role, go on.
 func (c *cluster) reopen() {
 	c.t.Helper()
 	select {
 	case r := <-c.reopenings:
-		r.drain(enginetest.Context(c.t))
 		c.stop()
 		dir := enginetest.Dir(c.t, c.e)
 		enginetest.Stop(c.t, c.e)
@@ -72,9 +71,9 @@ func (c *cluster) reopen() {
 
 func (c *cluster) demote(k Kind) {
 	c.t.Helper()
-	warning, err := c.n.DemotePrimary(enginetest.Context(c.t), k)
-	if err != nil || warning == "" {
-		c.t.Fatalf("demoting: %q, %v", warning, err)
+	d, err := c.n.DemotePrimary(enginetest.Context(c.t), k, Demote{})
+	if err != nil || len(d.Warnings) == 0 {
+		c.t.Fatalf("demoting: %+v, %v", d, err)
 	}
 	if k == DR {
 		c.reopen()

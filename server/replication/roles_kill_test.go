@@ -74,7 +74,7 @@ func TestARoleChangeSurvivesAKillAtEachCommit(t *testing.T) {
 	t.Parallel()
 	p := newCapablePrimary(t, kinds...)
 	p.write(shared, storage.Replicated, "k", 40)
-	ids := 0
+	ids, before := 0, (*cluster)(nil)
 	primaryOf := func(k Kind) func(*fuse) *cluster {
 		return func(f *fuse) *cluster {
 			c := newCluster(t, "a primary", enginetest.New(t, engine.Writer, func(c *engine.Config) { c.Seam = f.seam }), "")
@@ -88,13 +88,17 @@ func TestARoleChangeSurvivesAKillAtEachCommit(t *testing.T) {
 	}
 	secondaryOf := func(k Kind) func(*fuse) *cluster {
 		return func(f *fuse) *cluster {
-			if ids++; p.n.isFenced() { // by the secondary that was promoted before
+			if before != nil { // it may have been promoted, and would go on telling of it
+				before.stop()
+			}
+			if ids++; p.n.isFenced() {
 				if _, err := p.n.Recover(enginetest.Context(t)); err != nil {
 					t.Fatal(err)
 				}
 			}
 			s := p.follow(k, fmt.Sprintf("s%d", ids), func(c *engine.Config) { c.Seam = f.seam })
 			p.caughtUp(k, s)
+			before = s
 			return s
 		}
 	}
@@ -106,7 +110,7 @@ func TestARoleChangeSurvivesAKillAtEachCommit(t *testing.T) {
 		}
 	}
 	demote := func(k Kind) func(*cluster) error {
-		return func(c *cluster) error { _, err := c.n.DemotePrimary(ctx, k); return err }
+		return func(c *cluster) error { _, err := c.n.DemotePrimary(ctx, k, Demote{}); return err }
 	}
 	for _, tt := range []struct {
 		name     string

@@ -68,7 +68,7 @@ func (n *Node) completePromotePerf(ctx context.Context, in *intent) error {
 		return fmt.Errorf("making a checkpoint of the new epoch: %w", err)
 	}
 	if err := n.done(in, map[string][]byte{noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, notePublicKey(Performance): nil,
-		noteHerald(Performance): in.news()}); err != nil {
+		noteHerald(Performance): in.news(), noteFarewell(Performance): nil, noteContact(Performance): nil}); err != nil {
 		return err
 	}
 	set, err := n.formerPerf() // as the entry has it
@@ -82,21 +82,21 @@ func (n *Node) completePromotePerf(ctx context.Context, in *intent) error {
 	return nil
 }
 
-func (n *Node) demotePerf(ctx context.Context, set *setConfig) (string, error) {
+func (n *Node) demotePerf(ctx context.Context, set *setConfig, p Demote) (*Demotion, error) {
 	in := &intent{Call: callDemotePerf, Set: n.demoted(set)}
 	history, _ := n.setHistory(Performance, set, n.engine.Position().Index)
 	in.Set.Before = history
 	if err := n.begin(in); err != nil {
-		return "", err
+		return nil, err
 	}
 	// From here on shared writes are refused; those under way end up in the log, and the secondaries get them.
-	n.endWrites(Performance)
-	n.drain(ctx, Performance)
+	d := n.handOver(ctx, Performance, p, Performance)
 	n.leave(Performance)
 	if err := n.completeDemotePerf(ctx, in); err != nil {
-		return "", fmt.Errorf("the demotion has begun and is completed at the next start, or by repeating the call: %w", err)
+		return nil, fmt.Errorf("the demotion has begun and is completed at the next start, or by repeating the call: %w", err)
 	}
-	return "This cluster is being demoted to a performance secondary without a primary: name one with performance/secondary/update-primary.", nil
+	d.warn("This cluster is being demoted to a performance secondary without a primary: name one with performance/secondary/update-primary.")
+	return d, nil
 }
 
 func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
@@ -111,7 +111,8 @@ func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
 	set := *in.Set
 	set.Before = nil
 	notes := map[string][]byte{noteSet(Performance): mustJSON(&set), noteSeen(Performance): mustJSON(seen), noteCAKey(Performance): nil, noteNextCAKey(Performance): nil,
-		noteFence(Performance): nil, noteHerald(Performance): nil}
+		noteFence(Performance): nil, noteHerald(Performance): nil,
+		noteFarewell(Performance): n.farewellNow(end)} // it has everything that it wrote itself
 	if err := n.done(in, notes); err != nil {
 		return err
 	}
@@ -152,17 +153,6 @@ func withForks(history, log []engine.Reign, last uint64) []engine.Reign {
 		return history
 	}
 	return append(slices.Clone(history[:i+1]), durable(log[j+1:], last)...)
-}
-
-// endWrites lets nobody write what a primary is about to give up, while its streams still go on, and waits for the writes that are on their way: a
-// secondary must have them before the streams end, or a planned failover loses what was acknowledged.
-func (n *Node) endWrites(k Kind) {
-	n.mu.Lock()
-	n.lives.demoting[k] = true
-	n.mu.Unlock()
-	n.writes.Lock()
-	//lint:ignore SA2001 only the wait is wanted
-	n.writes.Unlock()
 }
 
 // HoldRole keeps a demotion waiting until release is called: Mode, asked meanwhile, holds for a write that is committed before.

@@ -20,7 +20,7 @@ func TestAPerformanceDemotionWaitsForWritesOnTheirWay(t *testing.T) {
 	release := p.n.HoldRole()
 	demoted := make(chan error, 1)
 	go func() {
-		_, err := p.n.DemotePrimary(enginetest.Context(t), Performance)
+		_, err := p.n.DemotePrimary(enginetest.Context(t), Performance, Demote{})
 		demoted <- err
 	}()
 	var early bool
@@ -69,7 +69,7 @@ func TestTheLastHeartbeatsBeforeADRDemotionLeaveTheSuccessorsKnown(t *testing.T)
 	}
 	s.until("the secondary knows its primary's successor", knows)
 
-	if _, err := p.n.DemotePrimary(enginetest.Context(t), DR); err != nil {
+	if _, err := p.n.DemotePrimary(enginetest.Context(t), DR, Demote{}); err != nil {
 		t.Fatal(err)
 	}
 	// The store is not opened anew yet: streams go on, as they do while a server drains them.

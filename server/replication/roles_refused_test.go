@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -45,8 +44,8 @@ func TestRoleChangesThatAreRefused(t *testing.T) {
 		{"promote to no address", func() (string, error) {
 			return s.n.PromoteSecondary(ctx, Performance, Promote{PrimaryClusterAddr: "x"})
 		}, "host:port"},
-		{"demote where nothing is", func() (string, error) { return none.n.DemotePrimary(ctx, Performance) }, "only a primary"},
-		{"demote a secondary", func() (string, error) { return s.n.DemotePrimary(ctx, Performance) }, "demote the primary"},
+		{"demote where nothing is", demoting(none, Performance), "only a primary"},
+		{"demote a secondary", demoting(s, Performance), "demote the primary"},
 		{"disable a secondary as a primary", func() (string, error) { return s.n.DisablePrimary(ctx, Performance) }, "secondary/disable"},
 		{"disable a primary as a secondary", func() (string, error) { return p.n.DisableSecondary(ctx, DR) }, "primary/disable"},
 		{"token and addresses", func() (string, error) {
@@ -106,7 +105,7 @@ func TestRoleChangesThatAreRefused(t *testing.T) {
 		t.Errorf("addresses on a freshly demoted cluster: got %v, want them refused", err)
 	}
 	for _, call := range []func() (string, error){
-		func() (string, error) { return p.n.DemotePrimary(ctx, DR) },
+		demoting(p, DR),
 		func() (string, error) { return p.n.UpdatePrimary(ctx, DR, UpdatePrimary{Token: ptr("")}) },
 		func() (string, error) { return none.n.DisablePrimary(ctx, DR) },
 		func() (string, error) { return none.n.DisableSecondary(ctx, Performance) },
@@ -158,7 +157,7 @@ func TestAPromotionWaitsUntilItLosesNothing(t *testing.T) {
 	}
 	// The store cannot be opened anew at first, and the primary is there again: nobody begins anew the sync that is abandoned.
 	works := d.n.cfg.Reopen
-	d.n.cfg.Reopen = func(engine.Role, bool, func(context.Context)) error { return errors.New("the disk is full") }
+	d.n.cfg.Reopen = func(engine.Role, bool) error { return errors.New("the disk is full") }
 	if _, err := d.n.PromoteSecondary(ctx, DR, Promote{Force: true}); err == nil || !strings.Contains(err.Error(), "the disk is full") {
 		t.Fatalf("DR, forced: got %v, want why it failed", err)
 	}
@@ -297,25 +296,35 @@ func TestEnrolmentByPublicKey(t *testing.T) {
 // TestARoleChangeThatFailedOnTheWayGoesOnWhenRepeated fails the request to reopen the store once.
 func TestARoleChangeThatFailedOnTheWayGoesOnWhenRepeated(t *testing.T) {
 	t.Parallel()
-	ctx := enginetest.Context(t)
 	p := newCapablePrimary(t, DR)
 	works := p.n.cfg.Reopen
-	p.n.cfg.Reopen = func(engine.Role, bool, func(context.Context)) error { return errors.New("the disk is full") }
-	if _, err := p.n.DemotePrimary(ctx, DR); err == nil || !strings.Contains(err.Error(), "the disk is full") {
+	p.n.cfg.Reopen = func(engine.Role, bool) error { return errors.New("the disk is full") }
+	if _, err := demoting(p, DR)(); err == nil || !strings.Contains(err.Error(), "the disk is full") {
 		t.Fatalf("got %v, want why it failed", err)
 	}
 	if p.n.Mode(DR) != Secondary {
 		t.Errorf("mode %s: writes would be taken that the next start gives up", p.n.Mode(DR))
 	}
-	if _, err := p.n.DemotePrimary(ctx, DR); err == nil {
+	if _, err := demoting(p, DR)(); err == nil {
 		t.Error("repeated while it cannot be done: got no error")
 	}
 	p.n.cfg.Reopen = works
 	for range 2 {
-		if w, err := p.n.DemotePrimary(ctx, DR); err != nil || w == "" {
+		if w, err := demoting(p, DR)(); err != nil || w == "" {
 			t.Fatalf("repeated: %q, %v", w, err)
 		}
 	}
 	p.reopen()
 	p.awaitMode(DR, Secondary)
+}
+
+// demoting is the call, answered by its first warning.
+func demoting(c *cluster, k Kind) func() (string, error) {
+	return func() (string, error) {
+		d, err := c.n.DemotePrimary(enginetest.Context(c.t), k, Demote{})
+		if err != nil || len(d.Warnings) == 0 {
+			return "", err
+		}
+		return d.Warnings[0], nil
+	}
 }

@@ -74,7 +74,7 @@ func TestAnUnplannedDRPromotion(t *testing.T) {
 	}
 	a.write(shared, storage.Replicated, "only at the old primary ", 30)
 	a.write(shared, storage.Replicated, "base", 3) // overwritten there
-	b.promote(DR, false)
+	b.promote(DR, true)
 	b.write(shared, storage.Replicated, "acknowledged by the new primary ", 40)
 	b.checkpoint()
 
@@ -179,7 +179,7 @@ func TestPerformanceSecondariesFollowTheSuccessor(t *testing.T) {
 	p.caughtUp(DR, d)
 
 	p.stop() // gone for good
-	d.promote(DR, false)
+	d.promote(DR, true)
 	if st := d.n.Status(Performance); st["mode"] != "primary" || st["cluster_id"] != set || fmt.Sprint(st["known_secondaries"]) != "[s]" {
 		t.Errorf("the successor's performance part is %v", st)
 	}
@@ -224,7 +224,7 @@ func TestTheDRSecondaryOfAPerformanceSecondaryTakesItsPlace(t *testing.T) {
 	d := s.successor(DR, "d")
 	s.stop()
 	p.write(shared, storage.Replicated, "meanwhile ", 20)
-	d.promote(DR, false)
+	d.promote(DR, true)
 	if st := d.n.Status(Performance); st["mode"] != "secondary" || st["state"] != "idle" || st["cluster_id"] != p.n.set(Performance).Set {
 		t.Errorf("promoted: its performance part is %v, want a secondary without a primary", st)
 	}

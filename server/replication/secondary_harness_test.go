@@ -57,7 +57,6 @@ type cluster struct {
 type reopening struct {
 	role      engine.Role
 	secondary bool
-	drain     func(context.Context)
 }
 
 // logs keeps what a node logs, for tests that ask what was said.
@@ -119,8 +118,8 @@ func (c *cluster) run() {
 	}
 	n, err := New(Config{
 		Engine: c.e, Logger: c.logger(), APIAddr: api,
-		Reopen: func(role engine.Role, secondary bool, drain func(context.Context)) error {
-			c.reopenings <- reopening{role, secondary, drain}
+		Reopen: func(role engine.Role, secondary bool) error {
+			c.reopenings <- reopening{role, secondary}
 			return nil
 		},
 		ClusterAddr: c.addr, ClusterBind: c.bind, Version: "0.1.0", HeartbeatInterval: 50 * time.Millisecond, ForwardWait: patience,

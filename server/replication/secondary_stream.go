@@ -133,6 +133,11 @@ func (l *life) welcome(a *answer) error {
 			return err
 		}
 	}
+	if l.n.engine.NodeGet(noteFarewell(l.kind)) != nil { // a primary goes on
+		if err := l.n.engine.NodeSet(map[string][]byte{noteFarewell(l.kind): nil}); err != nil {
+			return err
+		}
+	}
 	return l.n.joined(l.kind)
 }
 
@@ -222,9 +227,20 @@ func (sub *subscription) receiving() error {
 func (sub *subscription) beat(h *heartbeat) error {
 	l := sub.l
 	now := l.n.now()
+	if h.Last { // before an acknowledgement says that it was heard
+		if err := l.n.keepFarewell(l.kind, h.Position); err != nil {
+			return err
+		}
+	}
 	sub.mu.Lock()
 	sub.clock, sub.newest = h.Clock, h.Position
 	sub.mu.Unlock()
+	if h.Last {
+		sub.wakeAcks()
+	}
+	if err := l.n.keepContact(l.kind, h, now); err != nil {
+		return err
+	}
 	if len(h.Addresses) > 0 {
 		if err := l.n.knowPrimaries(l.kind, h.Addresses); err != nil {
 			return err

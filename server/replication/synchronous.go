@@ -279,23 +279,23 @@ func (n *Node) confirmedHeard(k Kind) (c confirmedNote, err error) {
 	return c, nil
 }
 
-// holdsConfirmed refuses the promotion of a secondary that lacks what its primary has shown as confirmed.
-func (n *Node) holdsConfirmed(k Kind) error {
+// lacksConfirmed says what a secondary lacks of what its primary has shown as confirmed, "" when it lacks nothing.
+func (n *Node) lacksConfirmed(k Kind) (string, error) {
 	c, err := n.confirmedHeard(k)
 	if err != nil || c.Index == 0 {
-		return err
+		return "", err
 	}
 	at, lineage := n.placeOf(k), n.engine.Identity().Lineage
 	if k == Performance {
 		seen, err := n.seen(k)
 		if err != nil {
-			return err
+			return "", err
 		}
 		lineage = reignOf(seen, at.Fork).Lineage
 	}
 	if c.Lineage != lineage || at.Index >= c.Index {
-		return nil
+		return "", nil
 	}
-	return notReady("this cluster has index %d, and the primary has confirmed %d: %d entries that clients were told to be safe would be lost; another secondary has them",
-		at.Index, c.Index, c.Index-at.Index)
+	return fmt.Sprintf("this cluster has index %d, and the primary has confirmed %d: %d entries that clients were told to be safe would be lost; another secondary has them",
+		at.Index, c.Index, c.Index-at.Index), nil
 }

@@ -202,7 +202,20 @@ type heartbeat struct {
 
 	Authorities []string // CAs to trust, the one that signs first
 	Failover    []string // performance: addresses of the primary's possible successors
+
+	Others []sibling // the primary's other secondaries of the set
+	Last   bool      // the primary was demoted: Position is where its part ended
 }
+
+// sibling is how far a secondary has come, as its primary knows.
+type sibling struct {
+	ID        string `json:"id"`
+	Index     uint64 `json:"index"`
+	Connected bool   `json:"connected"`
+}
+
+// maxStandings bounds how many secondaries a heartbeat tells of.
+const maxStandings = 64
 
 func encodeHeartbeat(h *heartbeat) *pb.Heartbeat {
 	out := &pb.Heartbeat{
@@ -214,7 +227,10 @@ func encodeHeartbeat(h *heartbeat) *pb.Heartbeat {
 	for _, ca := range h.Authorities {
 		out.Authorities = append(out.Authorities, []byte(ca))
 	}
-	out.FailoverAddresses = h.Failover
+	out.FailoverAddresses, out.Last = h.Failover, h.Last
+	for _, o := range h.Others {
+		out.Others = append(out.Others, &pb.Standing{Id: o.ID, Index: o.Index, Connected: o.Connected})
+	}
 	return out
 }
 
@@ -246,6 +262,16 @@ func decodeHeartbeat(in *pb.Heartbeat) (*heartbeat, error) {
 	if err := checkText("an address", h.Failover...); err != nil {
 		return nil, err
 	}
+	if len(in.GetOthers()) > maxStandings {
+		return nil, malformed("a heartbeat that tells of %d secondaries, more than %d", len(in.GetOthers()), maxStandings)
+	}
+	for _, o := range in.GetOthers() {
+		if !validID(o.GetId()) {
+			return nil, malformed("a heartbeat that tells of a secondary without a proper id")
+		}
+		h.Others = append(h.Others, sibling{ID: o.GetId(), Index: o.GetIndex(), Connected: o.GetConnected()})
+	}
+	h.Last = in.GetLast()
 	h.Root, err = decodeRoot(in.GetRoot())
 	return h, err
 }

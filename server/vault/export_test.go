@@ -23,6 +23,8 @@ func (NoSets) Mode(replication.Kind) replication.Mode { return replication.Disab
 
 func (NoSets) Revoked(replication.Kind) bool { return false }
 
+func (NoSets) PromotePreflight(replication.Kind) (*replication.Preflight, error) { return nil, nil }
+
 func (NoSets) HoldRole() (release func()) { return func() {} }
 
 func (NoSets) Synchronous(replication.Kind) (replication.Level, error) {

@@ -1,6 +1,8 @@
 package vault
 
 import (
+	"time"
+
 	"github.com/lockstepdb/lockstep/server/replication"
 )
 
@@ -19,8 +21,51 @@ func changeRole(k replication.Kind, legacy bool, call roleCall) handler {
 	}
 }
 
-func demotePrimary(n node, r *request, k replication.Kind) (string, error) {
-	return n.DemotePrimary(r.ctx, k)
+type demoteParams struct {
+	DrainTimeout time.Duration `json:"drain_timeout"`
+}
+
+// demotePrimary says in its answer where each known secondary stands: what a promotion of it would cost.
+func demotePrimary(k replication.Kind, legacy bool) setCall[demoteParams] {
+	return func(c *Core, r *request, p *demoteParams) (*reply, error) {
+		n, err := c.replicator()
+		if err != nil {
+			return nil, err
+		}
+		d, err := n.DemotePrimary(r.ctx, k, replication.Demote{DrainTimeout: p.DrainTimeout})
+		if err != nil {
+			return nil, err
+		}
+		rep := &reply{quiet: legacy}
+		for _, w := range d.Warnings {
+			rep.warn(w)
+		}
+		secondaries := []map[string]any{}
+		for _, s := range d.Secondaries {
+			secondaries = append(secondaries, map[string]any{
+				"node_id": s.ID, "set": string(s.Set), "index": s.Index, "lag_entries": s.Lag, "connected": s.Connected, "drained": s.Drained,
+			})
+		}
+		if d.Index > 0 {
+			rep.data = map[string]any{"index": d.Index, "secondaries": secondaries}
+		}
+		return rep, nil
+	}
+}
+
+// promotePreflight says what a promotion would cost now. Like status it needs no token.
+func promotePreflight(k replication.Kind) handler {
+	return func(c *Core, r *request) (*reply, error) {
+		n, err := c.replicator()
+		if err != nil {
+			return nil, err
+		}
+		p, err := n.PromotePreflight(k)
+		if err != nil {
+			return nil, err
+		}
+		return &reply{data: p.Describe()}, nil
+	}
 }
 
 // rotateCA changes no role; it answers as those calls do.

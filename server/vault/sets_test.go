@@ -127,9 +127,13 @@ func (p *part) AwaitConfirmed(context.Context, bool) (string, error) { return ""
 
 func (p *part) Fenced(replication.Kind) map[string]any { return nil }
 
-func (p *part) DemotePrimary(_ context.Context, k replication.Kind) (string, error) {
+func (p *part) DemotePrimary(_ context.Context, k replication.Kind, _ replication.Demote) (*replication.Demotion, error) {
 	p.note("demote %s", k)
-	return "demoting", nil
+	return &replication.Demotion{Warnings: []string{"demoting"}}, nil
+}
+
+func (p *part) PromotePreflight(k replication.Kind) (*replication.Preflight, error) {
+	return &replication.Preflight{Verdict: "preflight of " + string(k)}, nil
 }
 
 func (p *part) DisablePrimary(_ context.Context, k replication.Kind) (string, error) {

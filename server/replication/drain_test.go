@@ -1,0 +1,115 @@
+package replication
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lockstepdb/lockstep/server/engine/enginetest"
+	"github.com/lockstepdb/lockstep/storage"
+)
+
+// TestADemotionSaysWhereEachSecondaryStands demotes a primary with one secondary that follows and one that is away: the first knows that it has everything, and is
+// promoted without force; the second is refused.
+func TestADemotionSaysWhereEachSecondaryStands(t *testing.T) {
+	t.Parallel()
+	for _, k := range kinds {
+		t.Run(string(k), func(t *testing.T) {
+			t.Parallel()
+			a := newCapablePrimary(t, k)
+			near, away := a.successor(k, "near"), a.successor(k, "away")
+			away.stop()
+			a.write(shared, storage.Replicated, "while one is away", 10)
+			a.caughtUp(k, near)
+			if _, err := a.n.DemotePrimary(enginetest.Context(t), k, Demote{DrainTimeout: 2 * maxDrain}); err == nil || !strings.Contains(err.Error(), "drain_timeout") {
+				t.Errorf("a drain of two minutes: %v, want it refused", err)
+			}
+			d, err := a.n.DemotePrimary(enginetest.Context(t), k, Demote{DrainTimeout: 20 * time.Second})
+			if err != nil || len(d.Secondaries) != 2 {
+				t.Fatalf("demoting: %+v, %v", d, err)
+			}
+			if s := d.Secondaries[1]; s.ID != "near" || !s.Drained || s.Lag != 0 || !s.Connected {
+				t.Errorf("the one that follows: %+v, want it drained", s)
+			}
+			if s := d.Secondaries[0]; s.ID != "away" || s.Drained || s.Lag < 10 || s.Connected || !strings.Contains(strings.Join(d.Warnings, " "), "away lacks") {
+				t.Errorf("the one that is away: %+v, warnings %q, want at least 10 entries of lag", s, d.Warnings)
+			}
+			if k == DR {
+				a.reopen()
+			}
+			a.awaitMode(k, Secondary)
+
+			near.restart() // what it knows is durable
+			p, err := near.n.PromotePreflight(k)
+			if err != nil || !p.Ready || !p.HandedOver || !p.Exact || p.LostEstimate != 0 {
+				t.Errorf("preflight of the one that has everything: %+v, %v", p, err)
+			}
+			away.run()
+			p, err = away.n.PromotePreflight(k)
+			if err != nil || p.Ready || p.HandedOver || !strings.Contains(p.Verdict, "cannot be reached") {
+				t.Errorf("preflight of the one that was away: %+v, %v", p, err)
+			}
+			var later *NotReady
+			if _, err := away.n.PromoteSecondary(enginetest.Context(t), k, Promote{}); !errors.As(err, &later) || !strings.Contains(err.Error(), "at least") || !strings.Contains(err.Error(), "force=true") {
+				t.Errorf("promoting it: %v, want 503 with figures", err)
+			}
+			near.promote(k, false)
+			if near.e.NodeGet(noteHerald(k)) != nil {
+				t.Error("it would tell a former primary that handed over itself")
+			}
+			// The former primary has everything that it wrote, too.
+			if p, err = a.n.PromotePreflight(k); err != nil || !p.Ready {
+				t.Errorf("preflight of the former primary: %+v, %v", p, err)
+			}
+		})
+	}
+}
+
+// TestAPromotionSaysWhatItCosts asks for the preflight in each situation in which a secondary can be.
+func TestAPromotionSaysWhatItCosts(t *testing.T) {
+	t.Parallel()
+	a := newCapablePrimary(t, DR)
+	b, c := a.successor(DR, "b"), a.successor(DR, "c")
+	a.write(shared, storage.Replicated, "k", 20)
+	a.caughtUp(DR, b)
+	a.caughtUp(DR, c)
+	preflight := func() *Preflight {
+		t.Helper()
+		p, err := b.n.PromotePreflight(DR)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	b.until("the primary has told where the other secondary is, and that nothing is missing", func() bool {
+		p := preflight()
+		return p.Ready && p.Connected && len(p.Others) == 1 && p.Others[0].ID == "c" && p.Others[0].Index == p.Index
+	})
+	if p := preflight(); p.Exact || p.HandedOver || !strings.Contains(p.Verdict, "fenced") || p.LastContact.IsZero() {
+		t.Errorf("connected and caught up: %+v", p)
+	}
+	a.stop()
+	b.until("it sees that the primary is away", func() bool { return !preflight().Ready })
+	p := preflight()
+	if p.Connected || p.LostKnown != 0 || p.Rate <= 0 || !strings.Contains(p.Verdict, "cannot be reached") {
+		t.Errorf("the primary is away: %+v", p)
+	}
+	b.until("the estimate grows with the time since", func() bool { return preflight().LostEstimate > 0 })
+	b.restart()
+	if p := preflight(); p.LastContact.IsZero() || p.PrimaryIndex == 0 || p.Ready {
+		t.Errorf("after a restart: %+v, want what was last heard before", p)
+	}
+	if _, err := b.n.PromoteSecondary(enginetest.Context(t), DR, Promote{}); err == nil {
+		t.Error("promoted without force although the primary cannot be reached")
+	}
+	began := time.Now()
+	b.promote(DR, true)
+	if err := b.try(shared, storage.Replicated, "the first of the new primary"); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("writable %v after the call", time.Since(began))
+	if _, err := a.n.PromotePreflight(DR); err == nil {
+		t.Error("a preflight on a primary is answered")
+	}
+}
