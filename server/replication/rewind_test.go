@@ -47,8 +47,8 @@ func (c *cluster) archived(ks storage.KeyspaceID) (at []wal.Position, puts map[s
 	return at, puts
 }
 
-// sameFrames demands that both logs have the same frames from where both hold them.
-func sameFrames(t *testing.T, a, b *engine.Engine) {
+// equalLogs demands that both logs have the same frames from where both hold them.
+func equalLogs(t *testing.T, a, b *engine.Engine) {
 	t.Helper()
 	if a.Position() != b.Position() || a.Chain() != b.Chain() {
 		t.Errorf("the logs end at %+v and %+v", a.Position(), b.Position())
@@ -113,7 +113,7 @@ func TestTheArchiveIsTheLostTailAndFailbackCostsNoMore(t *testing.T) {
 				t.Fatalf("%d lost writes: the archive has %q for %s, want %q", k, puts[key], key, want)
 			}
 		}
-		sameFrames(t, a.e, b.e)
+		equalLogs(t, a.e, b.e)
 		b.write(shared, storage.Replicated, fmt.Sprintf("later %d ", round), 20)
 		b.caughtUp(DR, a)
 		a, b = b, a // the next round goes the other way
@@ -178,7 +178,7 @@ func TestARewindSurvivesAKillAtEachCommit(t *testing.T) {
 		a.archives.Seam = nil
 		a.killed(false, &fuse{}, 0)
 		b.caughtUp(DR, a)
-		sameFrames(t, a.e, b.e)
+		equalLogs(t, a.e, b.e)
 		at, puts := a.archived(shared)
 		if len(at) != k || len(puts) != k-1 || len(a.kept.List()) != 1 {
 			t.Fatalf("killed at commit %d: the archives hold %d entries, %d of the puts: %+v", n, len(at), len(puts), a.kept.List())
@@ -248,7 +248,7 @@ func TestThreeClustersReturnInEitherOrder(t *testing.T) {
 				if _, r := s.cost(DR); r.Rewind != 1 || r.Repair+r.Bootstrap != 0 {
 					t.Errorf("returning as number %d: %+v, want one rewind", i, r)
 				}
-				sameFrames(t, s.e, c.e)
+				equalLogs(t, s.e, c.e)
 			}
 			for s, want := range map[*cluster]int{a: 7, b: 9} {
 				if _, puts := s.archived(shared); len(puts) != want {
@@ -362,5 +362,5 @@ func TestASiblingThatWasAheadOfTheSuccessorIsTakenBack(t *testing.T) {
 	if _, puts := c.archived(shared); len(puts) != 8 {
 		t.Errorf("%d writes are archived, want 8", len(puts))
 	}
-	sameFrames(t, c.e, b.e)
+	equalLogs(t, c.e, b.e)
 }
