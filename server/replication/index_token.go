@@ -273,6 +273,9 @@ func (n *Node) stand(p wal.Position, shared bool) (r Reach, sub string, at uint6
 		history, _ = n.setHistory(Performance, set, now.Index)
 	}
 	r = compareIndex(history, now, p)
+	if r == NotYet && !hasFork(history, p.Fork) && n.archivedIndex(p) {
+		return LostIndex, sub, now.Index, nil // of a fork that was taken back
+	}
 	if !shared && r != Reached && !hasFork(history, p.Fork) {
 		r = Reached // another cluster's own data: they are not looked for here
 	}

@@ -61,9 +61,21 @@ func (c *Core) askConsistency(r *request, rt *route) error {
 			k.forward, k.unmet = true, true
 			return nil
 		}
-		return judge(reach, err)
+		return c.judge(r, reach, err)
 	}
-	return judge(c.reach(r, true))
+	reach, err := c.reach(r, true)
+	return c.judge(r, reach, err)
+}
+
+// judge is judge for a request here: a state that was lost is named with the archive that holds it.
+func (c *Core) judge(r *request, reach replication.Reach, err error) error {
+	if n := c.node.Load(); err == nil && reach == replication.LostIndex && n != nil {
+		if id := n.LostIn(r.consistency.index); id != "" {
+			return refuse(errConflict, "the state that %s names was lost: this cluster's history goes on before it, and what was lost is in archive %s (sys/replication/divergence). Read what is there, then forget that state",
+				headerIndex, id)
+		}
+	}
+	return judge(reach, err)
 }
 
 func (c *Core) reach(r *request, wait bool) (replication.Reach, error) {
@@ -104,7 +116,8 @@ func (c *Core) sendOn(r *request, can bool) (bool, error) {
 		return true, nil
 	}
 	if k.unmet {
-		return false, judge(c.reach(r, true))
+		reach, err := c.reach(r, true)
+		return false, c.judge(r, reach, err)
 	}
 	return false, nil
 }

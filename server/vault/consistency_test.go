@@ -29,6 +29,8 @@ func (b *behind) ReachedIndex(_ context.Context, texts []string, wait bool) (rep
 	return b.reach, nil
 }
 
+func (b *behind) LostIn([]string) string { return "dr-7-0a0b0c0d" }
+
 func (b *behind) IndexToken(committed uint64) string        { return fmt.Sprintf("own %d", committed) }
 func (b *behind) ForwardedIndexToken(primary string) string { return "forwarded " + primary }
 
@@ -53,7 +55,7 @@ func TestConsistencyHeadersOfASecondaryThatIsBehind(t *testing.T) {
 		{"a state that is here", false, replication.Reached, "GET", "kv/x", []string{index, "t"}, 404, "", 0, true},
 		{"one that is not", false, replication.NotYet, "GET", "kv/x", []string{index, "t"}, 412, "required index state not present", 0, true},
 		{"a write after one that is not", false, replication.NotYet, "PUT", "kv/x", []string{index, "t"}, 412, "", 0, true},
-		{"one that was lost", false, replication.LostIndex, "GET", "kv/x", []string{index, "t"}, 409, "was lost", 0, true},
+		{"one that was lost", false, replication.LostIndex, "GET", "kv/x", []string{index, "t"}, 409, "was lost: this cluster's history goes on before it, and what was lost is in archive dr-7-0a0b0c0d", 0, true},
 		{"a forged one", false, replication.Reached, "GET", "kv/x", []string{index, "t", index, "bad"}, 400, "malformed or forged", 0, true},
 		{"a forged one without a token", false, replication.Reached, "GET", "kv/x", []string{index, "bad", "X-Vault-Token", "none"}, 400, "", 0, true},
 		{"forward what is not here", false, replication.NotYet, "GET", "kv/x", []string{index, "t", inconsistent, "forward-active-node"}, 200, `"from":"primary"`, 1, false},

@@ -119,6 +119,7 @@ type node interface {
 	MerkleCheck(ctx context.Context) (*replication.CorruptionReport, error)
 	Forward(ctx context.Context, f *replication.Forwarded) (*replication.ForwardedAnswer, bool, error)
 	Meters() *replication.Meters
+	archives
 }
 
 type nodeRef struct{ node }

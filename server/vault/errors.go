@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"github.com/lockstepdb/lockstep/internal/boltfile"
+	"github.com/lockstepdb/lockstep/server/archive"
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
 	snapshots "github.com/lockstepdb/lockstep/server/snapshot"
@@ -70,6 +71,8 @@ var failures = []struct {
 	{as[*replication.Refused], http.StatusBadRequest, ""},
 	{as[*replication.NotReady], http.StatusServiceUnavailable, ""},
 	{is(engine.ErrOutcomeUnknown), http.StatusConflict, "read before you write again: "}, // clients repeat a 5xx by themselves
+	{is(archive.ErrNotFound), http.StatusNotFound, ""},
+	{is(archive.ErrInUse), http.StatusServiceUnavailable, ""},
 	{is(replication.ErrUnreachable), http.StatusInternalServerError, ""},
 	{is(engine.ErrTooLarge), http.StatusRequestEntityTooLarge, ""},
 	{is(engine.ErrDiskFull), http.StatusServiceUnavailable, ""},

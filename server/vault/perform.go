@@ -320,7 +320,8 @@ func (c *Core) performForwarded(r *request, f *replication.Forwarded) (*reply, e
 		return nil, err
 	}
 	if r.consistency.index = f.Header.Values(headerIndex); len(r.consistency.index) > 0 {
-		if err := judge(c.reach(r, true)); err != nil {
+		reach, err := c.reach(r, true)
+		if err := c.judge(r, reach, err); err != nil {
 			return nil, err
 		}
 	}

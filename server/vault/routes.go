@@ -168,6 +168,13 @@ func routeTable() []route {
 		{"POST", rep + "reindex", onDR | sudo, in((*Core).reindex), nil},
 		{"POST", rep + "merkle-check", onDR, (*Core).merkleCheck, nil},
 
+		{"GET LIST", rep + "divergence", 0, (*Core).listDivergence, nil},
+		{"POST", rep + "divergence/replay", sudo, in((*Core).replayChanges), nil},
+		{"GET", rep + "divergence/*/export", sudo, in((*Core).exportDivergence), nil},
+		{"POST", rep + "divergence/*/replay", sudo, (*Core).replayDivergence, nil},
+		{"GET", rep + "divergence/*", 0, in((*Core).showDivergence), nil},
+		{"DELETE", rep + "divergence/*", sudo, in((*Core).discardDivergence), nil},
+
 		{"GET", operation + "attempt", ceremony | onDR, generateProgress(operationToken), nil},
 		{"POST", operation + "attempt", ceremony | onDR, in(generateBegin(operationToken)), nil},
 		{"DELETE", operation + "attempt", ceremony | onDR, generateCancel(operationToken), nil},
@@ -210,6 +217,10 @@ func routeTable() []route {
 		{"POST", rep + "dr/secondary/reindex", open | onDR, drCall((*Core).reindexDR), nil},
 		{"POST", rep + "dr/secondary/merkle-check", open | onDR, drCall((*Core).merkleCheckDR), nil},
 		{"POST", rep + "dr/secondary/operation-token/delete", open | onDR, drCall((*Core).deleteDROperation), nil},
+		{"POST", rep + "dr/secondary/divergence", open | onDR, drCall((*Core).listDivergenceDR), nil},
+		{"POST", rep + "dr/secondary/divergence/*/export", open | onDR, drCall((*Core).exportDivergenceDR), nil},
+		{"POST", rep + "dr/secondary/divergence/*/discard", open | onDR, drCall((*Core).discardDivergenceDR), nil},
+		{"POST", rep + "dr/secondary/divergence/*", open | onDR, drCall((*Core).showDivergenceDR), nil},
 		{"GET", rep + "dr/secondary/license/status", open | onDR, (*Core).licenseStatus, nil},
 		{"POST", rep + "dr/secondary/enable", onRevoked, in(enableSecondary(dr, false)), nil},
 

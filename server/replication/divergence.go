@@ -1,0 +1,386 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lockstepdb/lockstep/server/archive"
+	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/storage"
+	"github.com/lockstepdb/lockstep/wal"
+)
+
+// ErrNoArchives is given by a node without archives.
+var ErrNoArchives = errors.New("this node keeps no archives")
+
+// Archives lists what rewinds and repairs took back here, by position.
+func (n *Node) Archives() []archive.Meta {
+	if n.cfg.Archives == nil {
+		return nil
+	}
+	return n.cfg.Archives.List()
+}
+
+// Archive returns what an archive is; archive.ErrNotFound when there is none of that id.
+func (n *Node) Archive(id string) (archive.Meta, error) {
+	if n.cfg.Archives == nil {
+		return archive.Meta{}, fmt.Errorf("%w: %w", archive.ErrNotFound, ErrNoArchives)
+	}
+	return n.cfg.Archives.Get(id)
+}
+
+// ReadArchive calls fn for an archive's items from the from-th on, until it returns false.
+func (n *Node) ReadArchive(id string, from uint64, fn func(n uint64, it *archive.Item) (bool, error)) error {
+	if _, err := n.Archive(id); err != nil {
+		return err
+	}
+	return n.cfg.Archives.Read(id, from, fn)
+}
+
+// DiscardArchive removes an archive for good.
+func (n *Node) DiscardArchive(id string) error {
+	m, err := n.Archive(id)
+	if err != nil {
+		return err
+	}
+	if err := n.cfg.Archives.Discard(id); err != nil {
+		return err
+	}
+	n.log.Warn("an archive of lost writes was discarded", "archive", id, "entries", m.Counts.Entries, "records", m.Counts.Records)
+	return nil
+}
+
+// LostIn returns the archive here that holds one of the states that index tokens name; "" when none does.
+func (n *Node) LostIn(texts []string) string {
+	if n.cfg.Archives == nil {
+		return ""
+	}
+	for _, text := range texts[:min(len(texts), maxIndexTexts)] {
+		t, err := decodeIndexToken(text, n.indexKey())
+		if err != nil {
+			continue
+		}
+		for _, p := range []wal.Position{t.shared, t.local} {
+			if id := n.cfg.Archives.Holding(p); id != "" {
+				return id
+			}
+		}
+	}
+	return ""
+}
+
+// archivedIndex reports whether an archive here holds the entry at a place that the own history does not know.
+func (n *Node) archivedIndex(p wal.Position) bool {
+	return n.cfg.Archives != nil && n.cfg.Archives.Holding(p) != ""
+}
+
+// Replay is what is to be written again, and where the history in which it was lost left this one.
+type Replay struct {
+	Common  wal.Position
+	Changes []ReplayChange
+}
+
+// ReplayChange is the last change of a key in a lost tail.
+type ReplayChange struct {
+	Keyspace storage.KeyspaceID
+	Scope    storage.Scope
+	Index    uint64 // in the lost tail
+	storage.Change
+}
+
+// Outcome is what became of one change.
+type Outcome struct {
+	Change  *ReplayChange
+	Applied bool
+	Why     string // it was not applied
+}
+
+// Why a change is not applied.
+const (
+	whySystem    = "a record of the system's own: repeat the call that made it"
+	whyDrop      = "a whole keyspace was dropped: disable the mount again"
+	whyKeyspace  = "its keyspace is not here: its mount was made in the lost tail, or is gone"
+	whyChanged   = "the record was changed since"
+	whyForgotten = "whether it was changed since is not known any more: the log does not reach back that far"
+	whyRepair    = "a repair does not tell what the record was based on: export it"
+	whyForeign   = "the common point is not in this cluster's history"
+	whyCovered   = "it is not lost: it came from a place that the set still has"
+)
+
+// ReplayArchive writes an archive's changes again on this cluster, which must be writable for them: each only if nothing touched its record since the
+// common point. report is told each outcome, in order of the archive.
+func (n *Node) ReplayArchive(ctx context.Context, id string, report func(*Outcome) error) error {
+	m, err := n.Archive(id)
+	if err != nil {
+		return err
+	}
+	last, err := n.lastChanges(id)
+	if err != nil {
+		return err
+	}
+	batch := &Replay{Common: m.Common}
+	size := 0
+	flush := func() error {
+		if len(batch.Changes) == 0 {
+			return nil
+		}
+		out, err := n.Replay(ctx, batch)
+		if err != nil {
+			return err
+		}
+		for i := range out {
+			if err := report(&out[i]); err != nil {
+				return err
+			}
+		}
+		batch.Changes, size = nil, 0
+		return nil
+	}
+	err = n.ReadArchive(id, 0, func(_ uint64, it *archive.Item) (bool, error) {
+		for _, c := range changesOf(it) {
+			why := ""
+			switch {
+			case it.Kind == archive.Record:
+				why = whyRepair
+			case !it.Lost:
+				why = whyCovered
+			case c.Op != storage.Drop && last[c.name()] != c.Index:
+				continue // a later change of the tail decides
+			}
+			if why != "" {
+				if err := report(&Outcome{Change: &c, Why: why}); err != nil {
+					return false, err
+				}
+				continue
+			}
+			batch.Changes = append(batch.Changes, c)
+			if size += len(c.Key) + len(c.Value); len(batch.Changes) >= maxKeys || size >= chunkTarget {
+				if err := flush(); err != nil {
+					return false, err
+				}
+			}
+		}
+		return true, ctx.Err()
+	})
+	if err != nil {
+		return err
+	}
+	return flush()
+}
+
+// name is the record that a change is about.
+func (c *ReplayChange) name() string { return string(c.Keyspace[:]) + string(c.Key) }
+
+func changesOf(it *archive.Item) []ReplayChange {
+	if it.Kind == archive.Record {
+		return []ReplayChange{{it.Keyspace, it.Scope, it.At.Index, storage.Change{Op: storage.Put, Key: it.Key, Value: it.Value}}}
+	}
+	var out []ReplayChange
+	for i := range it.Entry.Blocks {
+		b := &it.Entry.Blocks[i]
+		for _, c := range b.Changes {
+			out = append(out, ReplayChange{b.Keyspace, b.Scope, it.At.Index, c})
+		}
+	}
+	return out
+}
+
+// lastChanges returns the index of each record's last change among the lost entries.
+func (n *Node) lastChanges(id string) (map[string]uint64, error) {
+	last := map[string]uint64{}
+	size := 0
+	err := n.ReadArchive(id, 0, func(_ uint64, it *archive.Item) (bool, error) {
+		if it.Kind != archive.Entry || !it.Lost {
+			return true, nil
+		}
+		for _, c := range changesOf(it) {
+			name := c.name()
+			if _, have := last[name]; !have {
+				size += len(name)
+			}
+			last[name] = c.Index
+		}
+		if len(last) > tailKeys || size > tailBytes {
+			return false, refuse("the archive holds changes of more than %d records: export it, and write what is to be kept in parts", tailKeys)
+		}
+		return true, nil
+	})
+	return last, err
+}
+
+// Replay writes changes of a lost tail again, each only if nothing touched its record since the common point.
+func (n *Node) Replay(ctx context.Context, r *Replay) ([]Outcome, error) {
+	if err := n.engine.Writable(); err != nil {
+		return nil, err
+	}
+	if n.streamsFrom(Performance) {
+		return nil, refuse("this cluster is a performance secondary: export the archive, and replay it on the primary (lockstep divergence replay -to)")
+	}
+	d, err := n.decideReplay(r)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Outcome, len(r.Changes))
+	for i := range r.Changes {
+		c := &r.Changes[i]
+		out[i] = Outcome{Change: c, Why: d.refuses(c)}
+		if out[i].Why != "" {
+			continue
+		}
+		if out[i].Why, err = n.replayOne(ctx, d, c); err != nil {
+			return nil, fmt.Errorf("replaying the change at index %d: %w", c.Index, err)
+		}
+		out[i].Applied = out[i].Why == ""
+	}
+	return out, nil
+}
+
+func (n *Node) replayOne(ctx context.Context, d *replayDecision, c *ReplayChange) (why string, err error) {
+	key := engine.Key{Keyspace: c.Keyspace, Key: c.Key}
+	_, err = n.engine.Do(ctx, &engine.Tx{
+		Reads: []engine.Key{key},
+		Exec: func(r engine.Reader) ([]engine.Write, error) {
+			rec, err := r.Get(key.Keyspace, key.Key)
+			present := err == nil
+			if err != nil && !errors.Is(err, storage.ErrNotFound) {
+				return nil, err
+			}
+			if why = d.judge(c, present, rec.Index); why != "" {
+				return nil, nil
+			}
+			return []engine.Write{{Keyspace: c.Keyspace, Scope: c.Scope, Change: c.Change}}, nil
+		},
+	})
+	return why, err
+}
+
+// replayDecision is what a replay is judged by: what the own log says since the common point.
+type replayDecision struct {
+	common  uint64
+	foreign bool
+	scopes  map[storage.KeyspaceID]storage.Scope
+	floors  map[storage.KeyspaceID]uint64
+	log     bool   // the log holds everything since the common point
+	upTo    uint64 // and was looked through up to here
+	touched map[string]struct{}
+}
+
+func (n *Node) decideReplay(r *Replay) (*replayDecision, error) {
+	e := n.engine
+	d := &replayDecision{
+		common: r.Common.Index, touched: map[string]struct{}{},
+		scopes: map[storage.KeyspaceID]storage.Scope{}, floors: map[storage.KeyspaceID]uint64{},
+	}
+	end := e.Position()
+	d.foreign = !onHistory(e.History(), end.Index, r.Common)
+	mounted, err := n.mounted()
+	if err != nil {
+		return nil, err
+	}
+	totals, _ := e.Totals()
+	for _, t := range totals {
+		if mounted == nil || mounted[t.ID] {
+			d.scopes[t.ID], d.floors[t.ID] = t.Scope, e.Floor(t.ID)
+		}
+	}
+	if d.foreign || e.FirstIndex() > d.common+1 {
+		return d, nil
+	}
+	asked := map[string]struct{}{}
+	for i := range r.Changes {
+		asked[r.Changes[i].name()] = struct{}{}
+	}
+	rd := e.LogReader(d.common + 1)
+	for d.upTo = d.common; d.upTo < end.Index; {
+		f, err := rd.TryNext()
+		if errors.Is(err, wal.ErrGone) {
+			return d, nil
+		}
+		if err != nil || f == nil {
+			return nil, fmt.Errorf("looking through the log after index %d: %w", d.upTo, err)
+		}
+		if err := d.pass(f, asked); err != nil {
+			return nil, err
+		}
+		d.upTo = f.Last()
+	}
+	d.log = true
+	return d, nil
+}
+
+// mounted returns the keyspaces of all mounts; nil where no mount table is known.
+func (n *Node) mounted() (map[storage.KeyspaceID]bool, error) {
+	table := n.cfg.Mounts
+	if table == nil {
+		return nil, nil
+	}
+	v := n.engine.Snapshot()
+	defer v.Release()
+	out := map[storage.KeyspaceID]bool{}
+	for _, ks := range []storage.KeyspaceID{storage.SystemReplicated, storage.SystemLocal} {
+		err := v.Scan(ks, []byte(table.Prefix), prefixEnd(table.Prefix), func(rec storage.Record) bool {
+			if _, id, ok := table.Decode(rec.Key, rec.Value); ok {
+				out[id] = true
+			}
+			return true
+		})
+		if err != nil {
+			return nil, fmt.Errorf("reading the mount table: %w", err)
+		}
+	}
+	return out, nil
+}
+
+func (d *replayDecision) pass(f *wal.Frame, asked map[string]struct{}) error {
+	for _, b := range f.Entries {
+		e, err := storage.DecodeEntry(b)
+		if err != nil {
+			return fmt.Errorf("looking through the frame %d to %d: %w", f.First, f.Last(), err)
+		}
+		for i := range e.Blocks {
+			ks := e.Blocks[i].Keyspace
+			for _, c := range e.Blocks[i].Changes {
+				name := string(ks[:]) + string(c.Key)
+				if _, ok := asked[name]; ok {
+					d.touched[name] = struct{}{}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// refuses says why a change is not even tried.
+func (d *replayDecision) refuses(c *ReplayChange) string {
+	scope, here := d.scopes[c.Keyspace]
+	switch {
+	case d.foreign:
+		return whyForeign
+	case c.Keyspace == storage.SystemLocal || c.Keyspace == storage.SystemReplicated:
+		return whySystem
+	case c.Op == storage.Drop:
+		return whyDrop
+	case !here || scope != c.Scope:
+		return whyKeyspace
+	}
+	return ""
+}
+
+// judge decides about one record as it is now.
+func (d *replayDecision) judge(c *ReplayChange, present bool, index uint64) string {
+	if d.log && d.floors[c.Keyspace] <= d.common {
+		_, touched := d.touched[c.name()]
+		if touched || present && index > d.upTo {
+			return whyChanged
+		}
+		return ""
+	}
+	switch {
+	case present && index > d.common:
+		return whyChanged
+	case present && index > 0 && d.floors[c.Keyspace] <= d.common:
+		return ""
+	}
+	return whyForgotten
+}
