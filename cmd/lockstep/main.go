@@ -19,6 +19,7 @@ import (
 var commands = []command{
 	serverCommand,
 	statusCommand,
+	failoverCommand,
 	checkCommand,
 	walDumpCommand,
 	tokenCreateCommand,

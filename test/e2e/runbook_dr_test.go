@@ -172,9 +172,18 @@ func (d *drSite) unplanned(b *runbook) {
 		return answered(err, http.StatusForbidden)
 	})
 
+	b.did(d.b, "vault read "+drPath+"secondary/promote/preflight")
+	if p := preflight(b.t, d.b); p["ready"] != false || p["force_needed"] != true || p["primary_connected"] != false {
+		b.t.Errorf("preflight without a primary: %v", p)
+	} else {
+		b.t.Logf("%-12s … %v", d.b.Name, p["verdict"])
+	}
 	b.change(d.b, drPath+"secondary/update-primary", map[string]any{opField: generated, "token": ""})
 	b.mode(d.b, cluster.DR, "secondary", "idle")
-	b.change(d.b, drPath+"secondary/promote", map[string]any{opField: generated})
+	if _, err := d.b.Client().Logical().Write(drPath+"secondary/promote", map[string]any{opField: generated}); !answered(err, http.StatusServiceUnavailable) {
+		b.t.Errorf("promoted without force although nobody knows what its primary wrote: %v, want 503", err)
+	}
+	b.change(d.b, drPath+"secondary/promote", map[string]any{opField: generated, "force": true})
 	b.mode(d.b, cluster.DR, "primary", "running")
 	shown, lost := during.shown(b.t, d.b, d.app)
 	_, acked := during.upTo()
@@ -197,9 +206,13 @@ func (d *drSite) unplanned(b *runbook) {
 
 	d.a.Start() // as a primary: it knows of nothing
 	b.mode(d.a, cluster.DR, "primary", "running")
+	d.network.Mend()
+	b.mode(d.a, cluster.DR, "primary", "fenced") // the new primary has reached it
+	if err := d.a.Put(b.t.Context(), "kv/while-fenced", "x"); err == nil || !strings.Contains(err.Error(), "503") || !strings.Contains(err.Error(), "was promoted to the dr primary") {
+		b.t.Errorf("a write on the fenced primary: %v, want 503 that tells of its successor", err)
+	}
 	b.change(d.a, drPath+"primary/demote", nil)
 	b.mode(d.a, cluster.DR, "secondary", "idle")
-	d.network.Mend()
 	b.change(d.a, drPath+"secondary/update-primary", map[string]any{opField: d.batch, "token": b.activation(d.b, cluster.DR, "a")})
 	b.follows(d.a, d.b, cluster.DR, "a")
 	d.allInLine(b, d.b, costs, d.a, d.c)
@@ -294,4 +307,14 @@ func reload(t *testing.T, n *cluster.Node, line string, done func() bool) {
 		t.Fatal(err)
 	}
 	cluster.Eventually(t, cluster.Deadline, n.Name+" has read its configuration", func() (bool, string) { return done(), "not yet" })
+}
+
+// preflight asks what a promotion would cost.
+func preflight(t *testing.T, n *cluster.Node) map[string]any {
+	t.Helper()
+	secret, err := n.Client().Logical().Read(drPath + "secondary/promote/preflight")
+	if err != nil || secret == nil {
+		t.Fatalf("preflight at %s: %v", n.Name, err)
+	}
+	return secret.Data
 }

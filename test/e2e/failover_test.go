@@ -1,0 +1,187 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/lockstepdb/lockstep/test/cluster"
+)
+
+// switchover is what `lockstep failover -format=json` prints.
+type switchover struct {
+	Primary string         `json:"primary"`
+	Index   uint64         `json:"index"`
+	PauseMS int64          `json:"pause_ms"`
+	Forced  bool           `json:"forced"`
+	Undone  bool           `json:"undone"`
+	Lost    map[string]any `json:"lost_writes"`
+	Members []struct {
+		Address  string `json:"address"`
+		ID       string `json:"id"`
+		Bytes    uint64 `json:"copied_bytes"`
+		Verified uint64 `json:"verified_index"`
+	} `json:"members"`
+	LeftAlone []string `json:"left_alone"`
+}
+
+// failover runs the command as an operator does, with tokens in its environment.
+func failover(t *testing.T, env []string, input string, args ...string) (*switchover, string, error) {
+	t.Helper()
+	cmd := exec.Command(cluster.Binary(t, false), append([]string{"failover", "-format=json"}, args...)...)
+	cmd.Env = append(cluster.Environ(), env...)
+	cmd.Stdin = strings.NewReader(input)
+	var out, words bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &words
+	err := cmd.Run()
+	r := new(switchover)
+	if out.Len() > 0 {
+		if err := json.Unmarshal(out.Bytes(), r); err != nil {
+			t.Fatalf("the command's result: %v\n%s", err, out.String())
+		}
+	}
+	t.Logf("lockstep failover %s\n%s", strings.Join(args, " "), words.String())
+	return r, words.String(), err
+}
+
+// nothingCopied demands that each member is in line with the new primary by digest, and received no byte for it.
+func (s *switchover) nothingCopied(t *testing.T, members int) {
+	t.Helper()
+	if len(s.Members) != members {
+		t.Fatalf("the result tells of %d members, want %d: %+v", len(s.Members), members, s)
+	}
+	for _, m := range s.Members {
+		if m.Bytes != 0 || m.Verified < s.Index {
+			t.Errorf("%s (%s): %d bytes copied, digests equal at %d, want none and at least %d", m.Address, m.ID, m.Bytes, m.Verified, s.Index)
+		}
+	}
+}
+
+// TestFailoverCommandOfDR moves the part of a DR primary away and back under load, loses the primary, and takes it in again.
+func TestFailoverCommandOfDR(t *testing.T) {
+	a, b, c := cluster.New(t, "a", cluster.Options{}), cluster.New(t, "b", cluster.Options{}), cluster.New(t, "c", cluster.Options{})
+	for _, n := range []*cluster.Node{a, b, c} {
+		n.Start()
+		n.Init()
+	}
+	o := &oracle{acked: map[string]string{}}
+	a.MustDo("POST", "sys/mounts/kv", `{"type":"kv","options":{"version":"1"}}`, 200, 204)
+	o.fill(t, a, "before", 500)
+	a.EnablePrimary(cluster.DR)
+	for _, s := range []*cluster.Node{b, c} {
+		s.Join(a, cluster.DR, s.Name)
+		cluster.WaitConverged(t, cluster.Deadline, a, s, cluster.DR)
+		s.Token = a.Token
+	}
+	a.MustDo("PUT", "sys/policies/acl/op", `{"policy":"path \"sys/replication/dr/secondary/*\" { capabilities = [\"update\"] }"}`, 204)
+	a.MustDo("POST", "auth/token/roles/op", `{"allowed_policies":["op"],"orphan":true,"renewable":false,"token_type":"batch"}`, 204)
+	made, err := a.Client().Logical().Write("auth/token/create/op", map[string]any{"ttl": "2h"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := []string{"VAULT_TOKEN=" + a.Token, "LOCKSTEP_DR_OPERATION_TOKEN=" + made.Auth.ClientToken}
+
+	_, words, err := failover(t, env, "b, no\n", "-from="+a.API, "-to="+b.API)
+	if err == nil || !strings.Contains(words, "not confirmed") || a.MustStatus(cluster.DR).Mode != "primary" {
+		t.Fatalf("without a confirmation: %v", err)
+	}
+	_, words, err = failover(t, env[:1], "", "-from="+a.API, "-to="+b.API, "-yes")
+	if err == nil || !strings.Contains(words, "LOCKSTEP_DR_OPERATION_TOKEN") {
+		t.Fatalf("without an operation token: %v", err)
+	}
+
+	for i, way := range [][2]*cluster.Node{{a, b}, {b, a}} {
+		from, to := way[0], way[1]
+		during := startLoad(from, fmt.Sprintf("planned%d", i))
+		during.reaches(t, 300)
+		r, _, err := failover(t, env, to.Name+"\n", "-from="+from.API, "-to="+to.API, "-sibling="+c.API)
+		if err != nil {
+			t.Fatal(err)
+		}
+		during.end(o)
+		r.nothingCopied(t, 2)
+		o.allOn(t, to, to.Token)
+		t.Logf("writes paused for about %d ms", r.PauseMS)
+		r, _, err = failover(t, env, "", "-from="+from.API, "-to="+to.API, "-sibling="+c.API, "-yes")
+		if err != nil {
+			t.Fatalf("run again when all is done: %v", err)
+		}
+		r.nothingCopied(t, 2)
+	}
+
+	// The primary is lost.
+	cluster.WaitConverged(t, cluster.Deadline, a, b, cluster.DR)
+	a.Kill()
+	_, words, err = failover(t, env, "", "-from="+a.API, "-to="+b.API, "-sibling="+c.API, "-yes")
+	if err == nil || !strings.Contains(words, "-force") {
+		t.Fatalf("the primary is away, and nothing was said of force: %v", err)
+	}
+	r, words, err := failover(t, env, "b\n", "-from="+a.API, "-to="+b.API, "-sibling="+c.API, "-force")
+	if err != nil || !r.Forced || len(r.LeftAlone) != 1 || !strings.Contains(words, "estimated loss") {
+		t.Fatalf("forced: %+v, %v", r, err)
+	}
+	o.allOn(t, b, b.Token) // all of it had arrived
+	a.Start()
+	cluster.Eventually(t, cluster.Deadline, "the former primary is fenced", func() (bool, string) {
+		s, err := a.Status(cluster.DR)
+		return err == nil && s.State == "fenced", fmt.Sprintf("%+v, %v", s, err)
+	})
+	if r, _, err = failover(t, env, "", "-from="+a.API, "-to="+b.API, "-sibling="+c.API, "-yes"); err != nil {
+		t.Fatalf("taking the former primary in again: %v", err)
+	}
+	if len(r.Members) != 2 {
+		t.Errorf("members: %+v", r.Members)
+	}
+	cluster.WaitConverged(t, cluster.Deadline, b, a, cluster.DR)
+}
+
+// TestFailoverCommandOfPerformance moves a performance set's primary under load, and undoes the first half of a move whose second half fails.
+func TestFailoverCommandOfPerformance(t *testing.T) {
+	a, b, c := cluster.New(t, "a", cluster.Options{}), cluster.New(t, "b", cluster.Options{}), cluster.New(t, "c", cluster.Options{})
+	for _, n := range []*cluster.Node{a, b, c} {
+		n.Start()
+		n.Init()
+	}
+	o := &oracle{acked: map[string]string{}}
+	a.MustDo("POST", "sys/mounts/kv", `{"type":"kv","options":{"version":"1"}}`, 200, 204)
+	o.fill(t, a, "before", 500)
+	a.EnablePrimary(cluster.Performance)
+	for _, s := range []*cluster.Node{b, c} {
+		s.Join(a, cluster.Performance, s.Name)
+		cluster.WaitConverged(t, cluster.Deadline, a, s, cluster.Performance)
+		s.MintToken()
+	}
+	args := []string{"-kind=performance", "-from=" + a.API, "-to=" + b.API, "-yes"}
+	cluster.Eventually(t, cluster.Deadline, "b follows", func() (bool, string) {
+		s := a.MustStatus(cluster.Performance)
+		return len(s.Secondaries) == 2 && s.Secondaries[0].ConnectionStatus == "connected", fmt.Sprint(s.Secondaries)
+	})
+	r, words, err := failover(t, []string{"LOCKSTEP_FROM_TOKEN=" + a.Token, "LOCKSTEP_TO_TOKEN=nobody"}, "", args...)
+	if err == nil || !r.Undone || !strings.Contains(words, "undone") {
+		t.Fatalf("with a token that may not promote: %+v, %v", r, err)
+	}
+	if s := a.MustStatus(cluster.Performance); s.Mode != "primary" || s.State != "running" {
+		t.Fatalf("undone, the former primary is %s, %s", s.Mode, s.State)
+	}
+	for _, s := range []*cluster.Node{b, c} { // they follow it anew
+		_, err := s.Client().Logical().Write(perfPath+"secondary/update-primary", map[string]any{"token": a.SecondaryToken(cluster.Performance, s.Name)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cluster.WaitConverged(t, cluster.Deadline, a, s, cluster.Performance)
+	}
+	during := startLoad(a, "planned")
+	during.reaches(t, 300)
+	env := []string{"LOCKSTEP_FROM_TOKEN=" + a.Token, "LOCKSTEP_TO_TOKEN=" + b.Token, "LOCKSTEP_SIBLING_TOKEN=" + c.Token}
+	r, _, err = failover(t, env, "", append(args, "-sibling="+c.API)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	during.done.Wait()
+	during.end(o)
+	o.allOn(t, b, b.Token)
+	t.Logf("writes paused for about %d ms; %+v", r.PauseMS, r.Members)
+}
