@@ -33,6 +33,7 @@ type core struct {
 	engine      *engine.Engine
 	replication *replication.Node
 	vault       *vault.Core
+	scrub       *scrubber
 
 	switching sync.Mutex    // one Switch at a time
 	switched  chan struct{} // closed when another generation became live, or this one is to be opened in another role
@@ -164,6 +165,7 @@ func logDamage(log hclog.Logger, damage []engine.LogDamage) {
 func (c *core) build() error {
 	n, info := c.node, buildinfo.Read()
 	var err error
+	c.scrub = newScrubber(c.engine, n.cfg.Scrub, c.log, c.secondary)
 	vaultConfig := vault.Config{
 		Engine:      c.engine,
 		Logger:      c.log,
@@ -179,6 +181,7 @@ func (c *core) build() error {
 		Seal:        c.keys,
 		SealNow:     c.sealNow,
 		Snapshots:   c,
+		Scrub:       c.scrub.status,
 
 		Unauthenticated: n.unauthenticated,
 		ForwardByHeader: n.cfg.Replication.ForwardByHeader,
@@ -215,6 +218,11 @@ func (c *core) build() error {
 		n.cfg.built(c)
 	}
 	return nil
+}
+
+// secondary tells whether this cluster follows a primary, which has what is damaged here.
+func (c *core) secondary() bool {
+	return c.replication.Mode(replication.DR) == replication.Secondary || c.replication.Mode(replication.Performance) == replication.Secondary
 }
 
 // part is one of the long-running parts of a core.
@@ -260,6 +268,7 @@ func (c *core) run(ctx context.Context, opened chan<- error) (again bool, err er
 	repl := start("replication", c.replication.Run)
 	api := start("API", c.vault.Run)
 	keys := start("keys", c.vault.FollowKeys)
+	scrub := start("scrub", c.scrub.run)
 	if cert := c.node.cert; cert != nil {
 		byName := certificateByName(c.replication.APICertificate)
 		cert.byName.Store(&byName)
@@ -284,7 +293,7 @@ func (c *core) run(ctx context.Context, opened chan<- error) (again bool, err er
 		failed = api
 	}
 	c.endRequests(again, failed != nil || c.undecided != nil)
-	err = errors.Join(c.undecided, keys.stop(), api.stop())
+	err = errors.Join(c.undecided, scrub.stop(), keys.stop(), api.stop())
 	if again && c.drain != nil {
 		c.drain(context.WithoutCancel(ctx))
 	}
