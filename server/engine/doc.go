@@ -54,6 +54,7 @@
 //	history           []Reign, JSON, oldest first
 //	node/KEY          node-scope records
 //	repair            why a sync is needed; absent when none is
+//	scrub             how far a scrub is and what the last found, JSON (of package server)
 //	rebuild           why the state file must begin empty (DR secondaries); absent when it need not
 //	totals/INDEX      storage.EncodeTotals of all keyspaces after that index (16 hex
 //	                  digits), written whenever a segment begins after it
