@@ -48,6 +48,11 @@ api_addr = "https://node1.example:8200" # what clients and other clusters use
 # min_free         = "512MiB"   # writes are refused below this much free disk
 # trash_keep       = "24h"      # how long a state that was replaced is kept; 0: not at all
 
+# scrub {                       # state and log are read again in the background
+#   interval         = "24h"    # from the beginning of one pass to the next; 0: never
+#   bytes_per_second = "8MiB"   # at most
+# }
+
 # Which ceremonies need no token: "generate-root", "rekey", "generate-operation-token". Read again on SIGHUP.
 # enable_unauthenticated_access = []
 

@@ -37,6 +37,7 @@ var sections = []struct {
 }{
 	{"server", "Data directory", []string{"Data directory"}},
 	{"internal/seal", "Seal", []string{"Keys", "Sealed value, version 1", "Seal file, version 1"}},
+	{"server/snapshot", "Snapshot", []string{"File, version 1"}},
 	{"server/engine", "Store", []string{"Files of a store", "Notes kept in the log's metadata", "Frames"}},
 	{"wal", "Log", nil},
 	{"storage", "Entries and state", []string{"Entry, version 1", "Totals, version 1", "State file, version 1", "Checkpoints"}},

@@ -28,6 +28,7 @@ type Config struct {
 	MinFree         int64         // bytes of free disk below which writes are refused; 512 MiB
 	TrashKeep       time.Duration // how long a state that was replaced is kept; 24 h. 0 in the file: not at all
 	Replication     Replication
+	Scrub           Scrub // scrub { interval, bytes_per_second }; 24 h, 8 MiB
 
 	Seal            *seal.Auto // seal "file" { path } or seal "env" { name }; nil: shares unseal
 	Unauthenticated []string   // ceremonies of key holders that need no token; none
@@ -120,6 +121,7 @@ func defaults() *Config {
 		ShutdownTimeout: defaultShutdownTimeout,
 		MinFree:         defaultMinFree,
 		TrashKeep:       defaultTrashKeep,
+		Scrub:           Scrub{Interval: defaultScrubInterval, BytesPerSecond: defaultScrubBytes},
 	}
 }
 

@@ -120,12 +120,24 @@ func (p *parser) root(body hcl.Body) {
 		{Type: "storage", LabelNames: []string{"type"}},
 		{Type: "listener", LabelNames: []string{"type"}},
 		{Type: "replication"},
+		{Type: "scrub"},
 		{Type: "seal", LabelNames: []string{"type"}},
 	})
 	p.storage(p.single(blocks, "storage", "bbolt"))
 	p.listener(p.single(blocks, "listener", "tcp"))
 	p.replication(p.single(blocks, "replication", ""))
+	p.scrub(p.single(blocks, "scrub", ""))
 	p.seal(blocks)
+}
+
+func (p *parser) scrub(b *hcl.Block) {
+	if b == nil {
+		return
+	}
+	p.block("scrub", b.Body, []setting{
+		{"interval", duration(&p.cfg.Scrub.Interval)},
+		{"bytes_per_second", size(&p.cfg.Scrub.BytesPerSecond)},
+	}, nil)
 }
 
 // seal reads the stanza of an auto-unseal.

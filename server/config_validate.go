@@ -96,6 +96,10 @@ func (p *parser) limits() {
 	atLeast(p, "replication.certificate_ttl", r.CertificateTTL, time.Minute)
 	atLeast(p, "replication.heartbeat_interval", r.HeartbeatInterval, 10*time.Millisecond)
 	atLeast(p, "replication.best_effort_wal_wait_duration", r.WALWait, 10*time.Millisecond)
+	atLeast(p, "scrub.bytes_per_second", c.Scrub.BytesPerSecond, 1<<10)
+	if p.taken["scrub.interval"] && c.Scrub.Interval > 0 && c.Scrub.Interval < time.Minute {
+		p.mistakes.add(p.at("scrub.interval"), "interval: %v is too little: at least 1m, or 0 for never", c.Scrub.Interval)
+	}
 	if p.taken["replication.best_effort_wal_wait_duration"] && r.WALWait > maxWALWait {
 		p.mistakes.add(p.at("replication.best_effort_wal_wait_duration"), "best_effort_wal_wait_duration: at most %v", maxWALWait)
 	}

@@ -35,14 +35,14 @@ type core struct {
 	engine      *engine.Engine
 	replication *replication.Node
 	vault       *vault.Core
+	scrub       *scrubber
 
 	switching sync.Mutex    // one Switch at a time
 	switched  chan struct{} // closed when another generation became live, or this one is to be opened in another role
 	becoming  waiting       // what is answered until then
-	drain     func(context.Context)
-	taking    atomic.Int32 // snapshots under way
-	undecided error        // set before switched is closed: which generation is live is not known, and the process must end
-	sealed    bool         // it was sealed by an operator
+	taking    atomic.Int32  // snapshots under way
+	undecided error         // set before switched is closed: which generation is live is not known, and the process must end
+	sealed    bool          // it was sealed by an operator
 }
 
 // runCore waits until a generation's seal is open, and serves it until ctx ends, another
@@ -166,6 +166,7 @@ func logDamage(log hclog.Logger, damage []engine.LogDamage) {
 func (c *core) build() error {
 	n, info := c.node, buildinfo.Read()
 	var err error
+	c.scrub = newScrubber(c.engine, n.cfg.Scrub, c.log, c.secondary)
 	vaultConfig := vault.Config{
 		Engine:      c.engine,
 		Logger:      c.log,
@@ -181,6 +182,7 @@ func (c *core) build() error {
 		Seal:        c.keys,
 		SealNow:     c.sealNow,
 		Snapshots:   c,
+		Scrub:       c.scrub.status,
 
 		Unauthenticated: n.unauthenticated,
 		ForwardByHeader: n.cfg.Replication.ForwardByHeader,
@@ -222,6 +224,11 @@ func (c *core) build() error {
 		n.cfg.built(c)
 	}
 	return nil
+}
+
+// secondary tells whether this cluster follows a primary, which has what is damaged here.
+func (c *core) secondary() bool {
+	return c.replication.Mode(replication.DR) == replication.Secondary || c.replication.Mode(replication.Performance) == replication.Secondary
 }
 
 // part is one of the long-running parts of a core.
@@ -267,6 +274,7 @@ func (c *core) run(ctx context.Context, opened chan<- error) (again bool, err er
 	repl := start("replication", c.replication.Run)
 	api := start("API", c.vault.Run)
 	keys := start("keys", c.vault.FollowKeys)
+	scrub := start("scrub", c.scrub.run)
 	if cert := c.node.cert; cert != nil {
 		byName := certificateByName(c.replication.APICertificate)
 		cert.byName.Store(&byName)
@@ -291,7 +299,7 @@ func (c *core) run(ctx context.Context, opened chan<- error) (again bool, err er
 		failed = api
 	}
 	c.endRequests(again, failed != nil || c.undecided != nil)
-	err = errors.Join(c.undecided, keys.stop(), api.stop())
+	err = errors.Join(c.undecided, scrub.stop(), keys.stop(), api.stop())
 	err = errors.Join(err, repl.stop(), eng.stop())
 	return again && err == nil, err
 }

@@ -243,3 +243,92 @@ func TestARestoreSurvivesACrashAtEachStep(t *testing.T) {
 		})
 	}
 }
+
+// bytes makes a request with raw bytes.
+func (m *member) bytes(method, path, token string, body []byte) (int, []byte) {
+	m.t.Helper()
+	req, err := http.NewRequest(method, m.url+"/v1/"+path, bytes.NewReader(body))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	req.Header.Set("X-Vault-Token", token)
+	answer, err := http.DefaultClient.Do(req)
+	if err != nil {
+		m.t.Fatalf("%s %s: %v\n%s", method, path, err, m.log)
+	}
+	defer answer.Body.Close()
+	b, err := io.ReadAll(answer.Body)
+	if err != nil {
+		m.t.Fatalf("%s %s: %v\n%s", method, path, err, m.log)
+	}
+	return answer.StatusCode, b
+}
+
+// Secondaries that hold more than a restored primary go back with it, by themselves; a snapshot of either of them is a snapshot of its cluster.
+func TestSecondariesGoBackWithARestoredPrimary(t *testing.T) {
+	t.Parallel()
+	a, d, p := runMember(t), runMember(t), runMember(t)
+	for _, kind := range []string{"dr", "performance"} {
+		a.must(200, "PUT", "sys/replication/"+kind+"/primary/enable", map[string]any{})
+	}
+	a.must(204, "POST", "sys/mounts/kv", map[string]any{"type": "kv"})
+	a.must(204, "PUT", "kv/app", map[string]any{"v": "before"})
+	d.must(200, "PUT", "sys/replication/dr/secondary/enable", map[string]any{"token": a.token("dr", "d")})
+	p.must(200, "PUT", "sys/replication/performance/secondary/enable", map[string]any{"token": a.token("performance", "p")})
+	same := func(m *member, kind string) {
+		t.Helper()
+		m.until("it follows", kind, func(s map[string]any) bool {
+			return s["mode"] == "secondary" && s["state"] == "stream-wals" && s["merkle_root"] != nil && s["merkle_root"] == a.status(kind)["merkle_root"]
+		})
+	}
+	same(d, "dr")
+	same(p, "performance")
+	root := a.cfg.Dev.RootToken
+	code, taken := a.bytes("GET", "sys/storage/snapshot", root, nil)
+	if code != 200 {
+		t.Fatalf("taking: %d %s", code, taken)
+	}
+	for i := range 30 {
+		a.must(204, "PUT", fmt.Sprintf("kv/later%d", i), map[string]any{"v": i})
+	}
+	a.must(204, "PUT", "kv/app", map[string]any{"v": "after"})
+	same(d, "dr")
+	same(p, "performance")
+
+	// On the secondaries.
+	if code, b := d.bytes("GET", "sys/storage/snapshot", root, nil); code != 403 {
+		t.Errorf("a snapshot of a DR secondary without an operation token: %d %.200s", code, b)
+	}
+	if code, b := d.bytes("GET", "sys/storage/snapshot", operationToken, nil); code != 200 {
+		t.Errorf("a snapshot of a DR secondary: %d %.200s", code, b)
+	} else if r := openTaken(t, b); r.Header.Log != "verbatim" || !r.Header.Secondary || r.Verify(func(int64) {}) != nil {
+		t.Errorf("a snapshot of a DR secondary: %+v", r.Header)
+	}
+	if code, b := p.bytes("GET", "sys/storage/raft/snapshot", root, nil); code != 200 {
+		t.Errorf("a snapshot of a performance secondary: %d %.200s", code, b)
+	}
+	if code, b := p.bytes("POST", "sys/storage/snapshot-force", root, taken); code != 400 || !strings.Contains(string(b), "restore the primary") {
+		t.Errorf("restoring a performance secondary: %d %.300s", code, b)
+	}
+	if code, b := d.bytes("POST", "sys/storage/snapshot-force", operationToken, taken); code != 400 {
+		t.Errorf("restoring a DR secondary: %d %.300s", code, b)
+	}
+
+	if code, b := a.bytes("POST", "sys/storage/snapshot-force", root, taken); code != 200 {
+		t.Fatalf("restoring: %d %s\n%s", code, b, a.log)
+	}
+	for _, m := range []*member{a, p} {
+		waitFor(t, "the state before", func() bool {
+			_, out := m.call("GET", "kv/app", nil)
+			return fmt.Sprint(out["data"]) == "map[v:before]"
+		})
+		if code, _ := m.call("GET", "kv/later7", nil); code != 404 {
+			t.Errorf("what came after the snapshot: got %d, want 404", code)
+		}
+	}
+	same(d, "dr")
+	same(p, "performance")
+	a.must(204, "PUT", "kv/new", map[string]any{"v": 1})
+	same(d, "dr")
+	same(p, "performance")
+}

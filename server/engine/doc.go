@@ -55,6 +55,7 @@
 //	node/KEY          node-scope records
 //	repair            why a sync is needed; absent when none is
 //	rewind            Rewind, JSON: the rewind that the sync under way belongs to; absent when there is none
+//	scrub             how far a scrub is and what the last found, JSON (of package server)
 //	rebuild           why the state file must begin empty (DR secondaries); absent when it need not
 //	totals/INDEX      storage.EncodeTotals of all keyspaces after that index (16 hex
 //	                  digits), written whenever a segment begins after it

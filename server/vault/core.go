@@ -48,6 +48,8 @@ type Config struct {
 	SealNow func() error
 	// Snapshots takes and restores snapshots of everything; nil: there are none here.
 	Snapshots Snapshots
+	// Scrub tells how far stored data have been read again; nil: they are not.
+	Scrub func() ScrubStatus
 	// Unauthenticated tells which ceremonies of the key holders need no token (Op…); nil: none.
 	Unauthenticated func(operation string) bool
 	Now             func() time.Time

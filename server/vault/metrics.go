@@ -49,6 +49,7 @@ type scrape struct {
 	sets    map[replication.Kind]map[string]any // status, as sys/replication/status shows it
 	cluster *replication.Meters                 // nil without replication
 	listen  ListenerStats
+	scrub   *ScrubStatus // nil: nothing is scrubbed
 	memory  runtime.MemStats
 }
 
@@ -62,6 +63,10 @@ func (c *Core) scrape() *scrape {
 	}
 	if c.cfg.Listener != nil {
 		s.listen = c.cfg.Listener()
+	}
+	if c.cfg.Scrub != nil {
+		now := c.cfg.Scrub()
+		s.scrub = &now
 	}
 	runtime.ReadMemStats(&s.memory)
 	return s

@@ -23,6 +23,18 @@ func observed(of func(s *scrape) *meter.Summary) func(*scrape, put) {
 	return func(s *scrape, put put) { put(of(s).Read()) }
 }
 
+// scrubbed makes a reader of what the scrub tells.
+func scrubbed(value func(s *ScrubStatus) (any, bool)) func(*scrape, put) {
+	return func(s *scrape, put put) {
+		if s.scrub == nil {
+			return
+		}
+		if v, ok := value(s.scrub); ok {
+			put(v)
+		}
+	}
+}
+
 var coreMetrics = []metric{
 	{"vault.core.active", gauge, "0 or 1", "Whether this node serves requests of its own: 0 on a DR secondary.", one(func(s *scrape) any {
 		return !s.is(dr, replication.Secondary) && !s.is(dr, replication.Bootstrapping)
@@ -72,6 +84,14 @@ var logMetrics = []metric{
 	{"lockstep.commit.throttled_seconds_total", counter, "s", "Time that commits waited for a checkpoint that falls behind.", one(func(s *scrape) any { return s.stats.Throttled.Seconds() })},
 	{"lockstep.checkpoints_total", counter, "checkpoints", "Checkpoints ended.", one(func(s *scrape) any { return s.stats.Checkpoints })},
 	{"lockstep.checkpoint.waiting_bytes", gauge, "bytes", "Bytes in memory that wait for the next checkpoint.", one(func(s *scrape) any { return s.stats.WaitingBytes })},
+	{"lockstep.scrub.found_total", counter, "places", "Places that the scrub found damaged.", scrubbed(func(s *ScrubStatus) (any, bool) { return s.Found, true })},
+	{"lockstep.scrub.progress", gauge, "0 to 1", "How far the scrub under way is; none between two.", scrubbed(func(s *ScrubStatus) (any, bool) { return s.Progress, s.Running })},
+	{"lockstep.scrub.last_found", gauge, "places", "Places that the last whole scrub found damaged.", scrubbed(func(s *ScrubStatus) (any, bool) {
+		return s.LastFound, !s.LastEnded.IsZero()
+	})},
+	{"lockstep.scrub.last_ended_seconds", gauge, "s", "When the last whole scrub ended, in Unix time; none before the first.", scrubbed(func(s *ScrubStatus) (any, bool) {
+		return s.LastEnded.Unix(), !s.LastEnded.IsZero()
+	})},
 	{"lockstep.log.first_index", gauge, "index", "Oldest index still in the log.", one(func(s *scrape) any { return s.stats.LogFirst })},
 	{"lockstep.log.bytes", gauge, "bytes", "Size of the log.", one(func(s *scrape) any { return s.stats.LogBytes })},
 	{"lockstep.log.poisoned", gauge, "0 or 1", "Whether a commit failed: no write is answered until the process has been restarted.", one(func(s *scrape) any { return s.core.engine.Poisoned() != nil })},

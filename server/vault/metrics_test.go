@@ -64,6 +64,9 @@ func withMetrics(t *testing.T) *cluster {
 		cfg.Listener = func() vault.ListenerStats {
 			return vault.ListenerStats{Connections: 4, Refused: 2, CertEnds: cfg.Now().Add(3600e9)}
 		}
+		cfg.Scrub = func() vault.ScrubStatus {
+			return vault.ScrubStatus{Enabled: true, Running: true, Progress: 0.5, Found: 3, LastFound: 1, LastEnded: cfg.Now()}
+		}
 	})
 	vault.SetNode(c.core, bothSets{})
 	return c

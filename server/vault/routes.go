@@ -120,6 +120,7 @@ func routeTable() []route {
 		{"GET", "sys/storage/raft/snapshot", sudo | onDR | drHeader, (*Core).takeSnapshot, nil},
 		{"POST", "sys/storage/raft/snapshot", sudo | rawBody, restoreSnapshot(false), nil},
 		{"POST", "sys/storage/raft/snapshot-force", sudo | rawBody, restoreSnapshot(true), nil},
+		{"GET", "sys/storage/scrub", onDR | drHeader, (*Core).scrubStatus, nil},
 		{"LIST", "sys/version-history", 0, (*Core).versionHistory, nil},
 		{"GET", "sys/license/status", onDR, (*Core).licenseStatus, nil},
 
