@@ -118,6 +118,7 @@ func engineConfig(cfg *Config, gen *Generation, keys *seal.Opened, log hclog.Log
 		MinFree:            cfg.minFree(),
 		Repairable:         gen.Secondary,
 		Seam:               cfg.Seam,
+		Now:                wallClock,
 		Sealer:             keys.Keyring(),
 	}
 }
@@ -181,6 +182,7 @@ func (c *core) build() error {
 		Seal:        c.keys,
 		SealNow:     c.sealNow,
 		Snapshots:   c,
+		Now:         wallClock,
 
 		Unauthenticated: n.unauthenticated,
 		ForwardByHeader: n.cfg.Replication.ForwardByHeader,
@@ -213,6 +215,7 @@ func (c *core) build() error {
 		HeartbeatInterval: n.cfg.Replication.HeartbeatInterval,
 		CertificateLife:   n.cfg.Replication.CertificateTTL,
 		ForwardWait:       n.cfg.Replication.WALWait,
+		Now:               wallClock,
 	})
 	if err != nil {
 		return fmt.Errorf("start replication: %w", err)
