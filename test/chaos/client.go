@@ -282,7 +282,7 @@ func placeOf(token string) (place, bool) {
 	}
 	names := strings.Split(fields[1], ".")
 	index, err := strconv.ParseUint(fields[3], 10, 64)
-	if err != nil || len(names) != 3 {
+	if err != nil || len(names) < 3 {
 		return place{}, false
 	}
 	return place{names[1], index}, true
