@@ -94,6 +94,9 @@ func (v *verdict) attribute(reignOf func(fork string) (int, bool)) {
 			continue
 		}
 		n, ok := reignOf(o.at.fork)
+		if r := reignNumber(v.reigns, o.reign); !ok && r != nil && r.last > 0 && o.ret >= r.last {
+			n, ok = o.reign, true // the primary was killed in its demotion, and took this when it was back
+		}
 		if !ok {
 			v.fault("written under a fork that no primary had: %s", o)
 			continue
