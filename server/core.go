@@ -118,6 +118,7 @@ func engineConfig(cfg *Config, gen *Generation, keys *seal.Opened, log hclog.Log
 		MinFree:            cfg.minFree(),
 		Repairable:         gen.Secondary,
 		Seam:               cfg.Seam,
+		Now:                wallClock,
 		Sealer:             keys.Keyring(),
 	}
 }
@@ -183,6 +184,7 @@ func (c *core) build() error {
 		SealNow:     c.sealNow,
 		Snapshots:   c,
 		Scrub:       c.scrub.status,
+		Now:         wallClock,
 
 		Unauthenticated: n.unauthenticated,
 		ForwardByHeader: n.cfg.Replication.ForwardByHeader,
@@ -215,6 +217,7 @@ func (c *core) build() error {
 		HeartbeatInterval: n.cfg.Replication.HeartbeatInterval,
 		CertificateLife:   n.cfg.Replication.CertificateTTL,
 		ForwardWait:       n.cfg.Replication.WALWait,
+		Now:               wallClock,
 	})
 	if err != nil {
 		return fmt.Errorf("start replication: %w", err)

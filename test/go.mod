@@ -3,6 +3,7 @@ module github.com/lockstepdb/lockstep/test
 go 1.26.0
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/hashicorp/vault/api v1.23.0
 	github.com/lockstepdb/lockstep v0.0.0
 	github.com/openbao/openbao/api/v2 v2.7.1

@@ -103,7 +103,7 @@ func (n *Node) Command(args ...string) (stdout, stderr string, err error) {
 	n.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, Binary(n.t, n.options.Race), args...)
+	cmd := exec.CommandContext(ctx, n.options.binary(n.t), args...)
 	cmd.Env = append(Environ(), "VAULT_ADDR="+n.API, "VAULT_TOKEN="+n.Token)
 	var out, words bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &words

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -42,6 +43,10 @@ type Options struct {
 	Shamir bool
 	// Env is added to the server's environment.
 	Env []string
+	// Clock names a file with a duration that the server adds to its clock; it is built with the tag chaosclock then.
+	Clock string
+	// Piped lets this process write the log, so that a limit on the size of the server's files leaves it whole.
+	Piped bool
 }
 
 // Node is one server: a configuration, a data directory and, while it runs, a process.
@@ -187,10 +192,17 @@ func (n *Node) launch() error {
 		return err
 	}
 	fmt.Fprintf(log, "--- start %s\n", time.Now().Format(time.TimeOnly))
-	cmd := exec.Command(Binary(n.t, n.options.Race), "server", "-config="+n.Config)
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd := exec.Command(n.options.binary(n.t), "server", "-config="+n.Config)
+	var words io.Writer = log
+	if n.options.Piped {
+		words = struct{ io.Writer }{log}
+	}
+	cmd.Stdout, cmd.Stderr = words, words
 	cmd.Env = append(Environ(), "GORACE=halt_on_error=0 exitcode=66")
 	cmd.Env = append(cmd.Env, n.options.Env...)
+	if n.options.Clock != "" {
+		cmd.Env = append(cmd.Env, "LOCKSTEP_CHAOS_CLOCK="+n.options.Clock)
+	}
 	p := &process{cmd: cmd, log: log, done: make(chan struct{})}
 	if err := startOnOwnThread(p); err != nil {
 		log.Close()

@@ -7,10 +7,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // Proxy passes TCP connections on to a server and counts the bytes: what went
-// over the wire, by a witness outside the product.
+// over the wire, by a witness outside the product. It can cut, hold up and
+// delay what passes.
 type Proxy struct {
 	Address string // host:port that it listens on
 
@@ -22,7 +24,19 @@ type Proxy struct {
 	mu    sync.Mutex
 	conns map[net.Conn]bool
 	cut   bool
+	held  [directions]chan struct{} // while a direction is held up: closed when it goes on
+	delay time.Duration
 }
+
+// Direction is the way of bytes through a proxy.
+type Direction int
+
+// The directions.
+const (
+	FromServer Direction = iota
+	ToServer
+	directions = 2
+)
 
 // NewProxy listens on a free port; Serve tells where connections go.
 func NewProxy(t testing.TB) *Proxy {
@@ -61,13 +75,57 @@ func (p *Proxy) Cut() {
 	for c := range p.conns {
 		c.Close()
 	}
+	p.goOnLocked()
 }
 
-// Mend lets connections through again.
+// Hold lets nothing pass in the directions given until Mend, and ends no connection: each end sees a peer that is silent. What was held goes on then,
+// as on a network whose packets are sent again.
+func (p *Proxy) Hold(ways ...Direction) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range ways {
+		if p.held[w] == nil {
+			p.held[w] = make(chan struct{})
+		}
+	}
+}
+
+// Delay lets each piece of what passes wait for so long, until Mend.
+func (p *Proxy) Delay(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.delay = d
+}
+
+// Mend lets everything through again.
 func (p *Proxy) Mend() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.cut = false
+	p.cut, p.delay = false, 0
+	p.goOnLocked()
+}
+
+func (p *Proxy) goOnLocked() {
+	for w, held := range p.held {
+		if held != nil {
+			close(held)
+			p.held[w] = nil
+		}
+	}
+}
+
+// pass waits until a piece may go on.
+func (p *Proxy) pass(w Direction) {
+	for {
+		p.mu.Lock()
+		held, delay := p.held[w], p.delay
+		p.mu.Unlock()
+		if held == nil {
+			time.Sleep(delay)
+			return
+		}
+		<-held
+	}
 }
 
 const wireBuffer = 64 << 10 // bytes
@@ -99,13 +157,13 @@ func (p *Proxy) serve(client net.Conn) {
 		_ = c.(*net.TCPConn).SetWriteBuffer(wireBuffer)
 	}
 	var both sync.WaitGroup
-	pass := func(to, from net.Conn, count *atomic.Int64) {
-		_, _ = io.Copy(counted{to, count}, from)
+	pass := func(w Direction, to, from net.Conn, count *atomic.Int64) {
+		_, _ = io.Copy(counted{to, count, func() { p.pass(w) }}, from)
 		to.Close()
 		from.Close()
 	}
-	both.Go(func() { pass(client, server, &p.down) })
-	both.Go(func() { pass(server, client, &p.up) })
+	both.Go(func() { pass(FromServer, client, server, &p.down) })
+	both.Go(func() { pass(ToServer, server, client, &p.up) })
 	both.Wait()
 }
 
@@ -134,9 +192,11 @@ func (p *Proxy) release(conns ...net.Conn) {
 type counted struct {
 	io.Writer
 	count *atomic.Int64
+	pass  func() // waits until a piece may go on
 }
 
 func (c counted) Write(b []byte) (int, error) {
+	c.pass()
 	n, err := c.Writer.Write(b)
 	c.count.Add(int64(n))
 	return n, err

@@ -1,0 +1,47 @@
+package chaos
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+)
+
+var (
+	rounds = flag.Int("rounds", 1, "rounds of TestChaos")
+	seed   = flag.Uint64("seed", 0, "seed of TestChaos's first round; 0 takes one from the clock and prints it")
+	keep   = flag.Bool("keep", false, "keep the logs and data directories of rounds that pass, too")
+)
+
+// TestChaos carries out plans of faults and role changes under load, round after round, and judges what clients saw. Each round has the seed after that
+// of the one before.
+func TestChaos(t *testing.T) {
+	if *seed == 0 {
+		*seed = uint64(time.Now().Unix())
+	}
+	t.Logf("%d rounds, -seed=%d (make test-chaos ROUNDS=%d SEED=%d)", *rounds, *seed, *rounds, *seed)
+	total, began := newTally(), time.Now()
+	passed := 0
+	for i := range *rounds {
+		p := newPlan(*seed + uint64(i))
+		ok := t.Run(fmt.Sprintf("seed=%d", p.seed), func(t *testing.T) {
+			dir, err := os.MkdirTemp("", "lockstep-chaos-")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { tidy(t, dir, *keep) })
+			started := time.Now()
+			sum := round(t, p, dir)
+			t.Logf("round of seed %d, %s, %d steps, %s: %s", p.seed, p.topology, len(p.steps), time.Since(started).Round(100*time.Millisecond), sum)
+			total.add(sum)
+		})
+		if ok {
+			passed++
+		}
+	}
+	t.Logf("%d of %d rounds passed in %s: %s", passed, *rounds, time.Since(began).Round(time.Second), &total)
+	for _, what := range sorted(total.notes) {
+		t.Logf("  %d times: %s", total.notes[what], what)
+	}
+}

@@ -1,0 +1,23 @@
+// Package chaos runs real servers while a plan, drawn from a seed, breaks and
+// re-arranges them under load, and judges everything that their clients saw.
+//
+// A round is one topology of three to five processes. Clients write, read,
+// check and set, delete and list, on the primary and by way of performance
+// secondaries, and note for each operation when it was called, when it
+// returned and how it ended: done, certainly not done, or unknown. Meanwhile
+// the plan's faults and role changes happen. At the end all faults are healed,
+// everyone joins the last primary, and the notes are held against the model:
+//
+//   - linearizability of each key on the primary, over all reigns: a promotion
+//     may take back a tail of the writes of the reign before, exactly those
+//     that the new primary says are lost, and none after a planned change;
+//   - a performance secondary shows a prefix, never goes back, and shows what
+//     an index token names;
+//   - what was refused is never seen;
+//   - all clusters end with the same roots and the same records, and
+//     `lockstep check` finds their files in order.
+//
+// The seed repeats the plan: topology, operations of each client, faults and
+// role changes in order. How operations and steps interleave in time is up to
+// the machine.
+package chaos

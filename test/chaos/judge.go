@@ -1,0 +1,354 @@
+package chaos
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// rules are the promises that are stricter than the present ones: each is one line to turn on when the product keeps it.
+const (
+	// fencedAtContact: a primary that was replaced refuses writes once it has met its successor, without a demotion.
+	fencedAtContact = false
+	// lostIsArchived: what a promotion left behind is in an archive of the cluster that wrote it.
+	lostIsArchived = false
+)
+
+const (
+	checkTime = 30 * time.Second // of the checker, for one key
+	maxShown  = 120              // operations of a history that are printed
+	maxFaults = 5                // of a kind that are printed
+)
+
+// verdict holds what was noted against the model.
+type verdict struct {
+	ops     []*op
+	reigns  []*reign
+	byKey   map[string][]*op // reads and writes, in order of their calls
+	byValue map[string]*op
+	byToken map[string]*op
+	faults  []string
+	calm    func(*op) bool
+	tally   *tally
+}
+
+// judge fails the round for everything that the model does not allow.
+func (w *world) judge() {
+	v := &verdict{ops: w.history.all(), reigns: w.reigns, calm: w.wasCalm, tally: &w.tally}
+	v.attribute(w.reignOf)
+	v.count()
+	v.judge()
+	for i, f := range v.faults {
+		if i == maxFaults {
+			w.t.Errorf("and %d more", len(v.faults)-i)
+			break
+		}
+		w.t.Errorf("seed %d: %s", w.plan.seed, f)
+	}
+	if len(v.faults) > 0 {
+		w.t.Log(w.plan.String())
+		for _, r := range w.reigns {
+			w.t.Logf("reign %d: %s from %s to %s, planned %t\n  last kept: %v\n  first lost: %v", r.number, r.on.name, r.first, r.last, r.planned, r.kept, r.lost)
+		}
+	}
+	for _, m := range w.members {
+		// "tls: internal error" is how TLS tells that the peer serves no set there at present.
+		said := strings.ReplaceAll(m.node.Log(), "tls: internal error", "")
+		if at := strings.Index(said, "internal error"); at >= 0 {
+			w.t.Errorf("seed %d: the log of %s says: %.300s", w.plan.seed, m.name, said[at:])
+		}
+	}
+}
+
+func (v *verdict) fault(format string, args ...any) {
+	v.faults = append(v.faults, fmt.Sprintf(format, args...))
+}
+
+// attribute finds out whose write each acknowledged one was, and what became of it.
+func (v *verdict) attribute(reignOf func(fork string) (int, bool)) {
+	slices.SortFunc(v.ops, func(a, b *op) int { return int(a.call - b.call) })
+	v.byKey, v.byValue, v.byToken = map[string][]*op{}, map[string]*op{}, map[string]*op{}
+	for _, o := range v.ops {
+		if o.kind != list {
+			v.byKey[o.key] = append(v.byKey[o.key], o)
+		}
+		if !o.kind.writes() {
+			continue
+		}
+		if o.value != "" {
+			v.byValue[o.value] = o
+		}
+		if o.outcome != done || o.mismatch {
+			continue
+		}
+		if o.token != "" {
+			v.byToken[o.token] = o
+		}
+		if o.at.index == 0 { // it changed nothing, or its place is not known
+			o.fate.unsure = true
+			continue
+		}
+		n, ok := reignOf(o.at.fork)
+		if r := reignNumber(v.reigns, o.reign); !ok && r != nil && r.last > 0 && o.ret >= r.last {
+			n, ok = o.reign, true // the primary was killed in its demotion, and took this when it was back
+		}
+		if !ok {
+			v.fault("written under a fork that no primary had: %s", o)
+			continue
+		}
+		o.reign = n
+		o.fate = v.fateOf(o)
+	}
+}
+
+// fateOf follows a write over the promotions after it.
+func (v *verdict) fateOf(o *op) fate {
+	for _, r := range v.reigns {
+		switch {
+		case r.number <= o.reign:
+		case r.blind && r.planned: // nothing is lost, or the checker finds it
+		case r.blind:
+			return fate{unsure: true}
+		case r.lost != nil && before(o, r.lost) >= 0:
+			return fate{lostIn: r.number}
+		case r.kept != nil && before(o, r.kept) <= 0:
+		case r.lost == nil && o.call > r.first:
+			return fate{lostIn: r.number} // it was made at the former primary when there was another
+		default:
+			return fate{unsure: true}
+		}
+	}
+	return fate{}
+}
+
+func (v *verdict) count() {
+	for _, o := range v.ops {
+		v.tally.ops[o.kind][o.outcome]++
+		if o.fate.lostIn > 0 {
+			v.tally.lost++
+		}
+	}
+}
+
+func (v *verdict) judge() {
+	v.nothingLostAsPlanned()
+	v.refusedIsNeverSeen()
+	v.lists()
+	v.secondaries()
+	for _, key := range slices.Sorted(maps.Keys(v.byKey)) {
+		v.linearizable(key)
+	}
+}
+
+// nothingLostAsPlanned: a planned change loses no acknowledged write.
+func (v *verdict) nothingLostAsPlanned() {
+	for _, o := range v.ops {
+		if n := o.fate.lostIn; n > 0 && v.reigns[n-1].planned {
+			v.fault("lost by a planned change: %s", o)
+		}
+	}
+}
+
+// refusedIsNeverSeen: what was refused, or never asked, is not read anywhere.
+func (v *verdict) refusedIsNeverSeen() {
+	for _, o := range v.ops {
+		if o.kind != read || o.outcome != done || !o.found {
+			continue
+		}
+		switch x := v.byValue[o.got]; {
+		case x == nil || x.key != o.key:
+			v.fault("read what nobody wrote there: %s", o)
+		case x.outcome == refused || x.mismatch:
+			v.fault("read what was refused: %s\n  written by %s", o, x)
+		case x.call > o.ret:
+			v.fault("read before it was written: %s\n  written by %s", o, x)
+		}
+	}
+}
+
+// lists: on the primary a list names every key that was written before, and none that was never written.
+func (v *verdict) lists() {
+	for _, o := range v.ops {
+		r := reignNumber(v.reigns, o.reign)
+		if o.kind != list || o.outcome != done || !o.direct || r == nil || r.on != o.on || o.call < r.first || r.last > 0 && o.ret > r.last {
+			continue
+		}
+		for key, ops := range v.byKey {
+			if versioned(key) != versioned(o.key) {
+				continue
+			}
+			may, must := false, false
+			for _, x := range ops {
+				if !x.kind.writes() || x.kind == remove {
+					continue
+				}
+				may = may || x.call < o.ret && x.outcome != refused
+				must = must || x.outcome == done && !x.mismatch && x.fate == (fate{}) && x.reign <= o.reign && x.ret < o.call
+			}
+			if !versioned(key) && slices.ContainsFunc(ops, func(x *op) bool { return x.kind == remove && x.outcome != refused }) {
+				must = false
+			}
+			switch named := slices.Contains(o.names, tail(key)); {
+			case must && !named:
+				v.fault("%s is missing in a list: %s", key, o)
+			case named && !may:
+				v.fault("%s is in a list and was never written: %s", key, o)
+			}
+		}
+	}
+}
+
+// linearizable: what the primary answered about a key fits one order of the operations.
+func (v *verdict) linearizable(key string) {
+	history := timeline(v.byKey[key], v.reigns)
+	switch porcupine.CheckOperationsTimeout(model(), history, checkTime) {
+	case porcupine.Ok:
+	case porcupine.Unknown:
+		v.fault("%s: the checker came to no result about %d operations within %s", key, len(history), checkTime)
+	default:
+		v.fault("%s: what the primary answered fits no order of the operations:\n%s", key, v.shortest(key))
+	}
+}
+
+// shortest returns the beginning of a key's history up to the first operation that makes it impossible.
+func (v *verdict) shortest(key string) string {
+	ops := v.byKey[key]
+	sorted := slices.SortedFunc(slices.Values(ops), func(a, b *op) int {
+		if a.reign != b.reign {
+			return a.reign - b.reign
+		}
+		return int(a.ret - b.ret)
+	})
+	fits := func(n int) bool {
+		// Operations that ended later may have been under way.
+		part := slices.Clone(sorted[:n])
+		for _, o := range sorted[n:] {
+			if o.kind.writes() && !o.mismatch {
+				c := *o
+				if c.outcome == done {
+					c.outcome = unknown
+				}
+				part = append(part, &c)
+			}
+		}
+		return porcupine.CheckOperationsTimeout(model(), timeline(part, v.reigns), 2*time.Second) != porcupine.Illegal
+	}
+	low, high := 0, len(sorted)
+	for low < high {
+		if mid := (low + high) / 2; fits(mid + 1) {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	n := min(low+1, len(sorted))
+	var b strings.Builder
+	for _, o := range sorted[max(0, n-maxShown):n] {
+		if o.kind.writes() && o.outcome != refused || o.direct && o.outcome == done {
+			fmt.Fprintf(&b, "  %s\n", o)
+		}
+	}
+	return b.String()
+}
+
+// secondaries: a performance secondary shows a prefix of its primary's order, never goes back, and has what an index token names.
+func (v *verdict) secondaries() {
+	type session struct {
+		on   *member
+		life int
+	}
+	sessions := map[session][]*op{}
+	for _, o := range v.ops {
+		if o.direct || o.kind != read {
+			continue
+		}
+		if o.outcome == refused && o.status == http.StatusConflict {
+			v.lostIndex(o)
+		}
+		if o.outcome != done {
+			continue
+		}
+		if o.warned || !v.calm(o) {
+			v.tally.skipped++
+			continue
+		}
+		s := session{o.on, o.life}
+		sessions[s] = append(sessions[s], o)
+	}
+	for _, reads := range sessions {
+		v.prefix(reads)
+	}
+}
+
+// lostIndex: an index token is called lost only when its write was.
+func (v *verdict) lostIndex(o *op) {
+	v.tally.lostTold++
+	x := v.byToken[o.asked]
+	if x == nil || x.fate != (fate{}) || strings.Contains(o.detail, "cannot be placed") {
+		return
+	}
+	v.fault("an index token is answered as lost, and its write is there: %s\n  written by %s", o, x)
+}
+
+// prefix judges the reads of one secondary, in the order of their calls.
+func (v *verdict) prefix(reads []*op) {
+	ended := slices.SortedFunc(slices.Values(reads), func(a, b *op) int { return int(a.ret - b.ret) })
+	var floor, of *op // the latest write that the secondary is known to have, and by which read
+	next := 0
+	for _, o := range reads {
+		for ; next < len(ended) && ended[next].ret < o.call; next++ {
+			if x := v.byValue[ended[next].got]; ended[next].found && x.settled() && (floor == nil || before(x, floor) > 0) {
+				floor, of = x, ended[next]
+			}
+		}
+		least, why := floor, of
+		if x := v.byToken[o.asked]; o.asked != "" && x.settled() && (least == nil || before(x, least) > 0) {
+			least, why = x, o
+		}
+		v.tally.reads++
+		if least != nil {
+			v.atLeast(o, least, why)
+		}
+	}
+}
+
+// settled tells whether a write was acknowledged, with a place, and stays.
+func (o *op) settled() bool {
+	return o != nil && o.outcome == done && o.at.index > 0 && o.fate == (fate{})
+}
+
+// atLeast demands that a read shows its key as it was after a write, or later.
+func (v *verdict) atLeast(o, least, why *op) {
+	var newest *op // of this key, up to least
+	removedLater := false
+	for _, x := range v.byKey[o.key] {
+		if !x.kind.writes() || x.outcome == refused || x.mismatch {
+			continue
+		}
+		if x.settled() && before(x, least) <= 0 && (newest == nil || before(x, newest) > 0) {
+			newest = x
+		}
+	}
+	if newest == nil {
+		return
+	}
+	for _, x := range v.byKey[o.key] {
+		if x.kind == remove && x.outcome != refused && (!x.settled() || before(x, newest) >= 0) && x.call < o.ret {
+			removedLater = true
+		}
+	}
+	shown := v.byValue[o.got]
+	switch {
+	case !o.found && newest.kind != remove && !removedLater:
+	case o.found && shown.settled() && before(shown, newest) < 0:
+	case o.found && shown != nil && shown.fate.lostIn > 0 && least.reign >= shown.fate.lostIn:
+	default:
+		return
+	}
+	v.fault("a secondary is behind what it had shown or was asked for: %s\n  it must have %s\n  as it showed in %s\n  which is after %s", o, newest, why, least)
+}

@@ -1,0 +1,520 @@
+package chaos
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/lockstepdb/lockstep/test/cluster"
+)
+
+// A role change is done as the runbooks say, by an operator who repeats what is answered 503 and looks at status between two calls. With a crash the
+// server that a call went to is killed shortly after it, started, and asked again.
+
+// stuck is a role change that did not get on while a fault lasts: it is tried again without.
+type stuck struct{ err error }
+
+func (s *stuck) Error() string { return s.err.Error() }
+
+// path is that of a call about a set.
+func path(kind cluster.Kind, call string) string {
+	return "sys/replication/" + string(kind) + "/" + call
+}
+
+// role makes a call that changes a role, and repeats it until it is answered 200.
+func (w *world) role(m *member, kind cluster.Kind, call string, body map[string]any, crash time.Duration) error {
+	if crash > 0 {
+		answered := make(chan struct{})
+		go func() {
+			defer close(answered)
+			_, _ = m.call("POST", path(kind, call), encode(body)) // asked again below
+		}()
+		time.Sleep(crash)
+		m.node.Kill()
+		<-answered
+		w.tally.crashed++
+		if err := w.start(m); err != nil {
+			return err
+		}
+		if s, err := m.node.Status(kind); err == nil && call == "primary/demote" && s.Mode == "secondary" {
+			return nil // a DR secondary takes no call of that name
+		}
+	}
+	_, err := w.insist(m, "POST", path(kind, call), encode(body), callTime)
+	return err
+}
+
+// op adds the operation token to a call about a DR secondary.
+func (s *site) auth(body map[string]any) map[string]any {
+	if body == nil {
+		body = map[string]any{}
+	}
+	body["dr_operation_token"] = s.op
+	return body
+}
+
+// become waits until a member shows a mode.
+func (w *world) become(m *member, kind cluster.Kind, mode string) error {
+	return w.await(fmt.Sprintf("%s is a %s of %s", m.name, mode, kind), stepTime, func() (bool, string) {
+		s, err := m.node.Status(kind)
+		if err != nil {
+			return false, err.Error()
+		}
+		return s.Mode == mode, fmt.Sprintf("mode %s, state %s, reason %v", s.Mode, s.State, s.Raw["reason"])
+	})
+}
+
+// follow gives a secondary a primary by a new token, and waits until it streams.
+func (w *world) follow(m, p *member, kind cluster.Kind) error {
+	token, id, err := w.activation(p, m, kind)
+	if err != nil {
+		return &stuck{err}
+	}
+	body := map[string]any{"token": token}
+	if kind == cluster.DR {
+		body = m.site.auth(body)
+	}
+	if err := w.role(m, kind, "secondary/update-primary", body, 0); err != nil {
+		return &stuck{err}
+	}
+	m.known[kind] = id
+	if err := w.awaitStream(m, kind, followTime); err != nil {
+		return &stuck{err}
+	}
+	return nil
+}
+
+const (
+	followTime = 15 * time.Second // until a secondary streams
+	selfTime   = 4 * time.Second  // until one has found its primary's successor by itself
+	drainTime  = 5 * time.Second
+	forkTime   = 3 * time.Second
+)
+
+// switchover moves the serving part of a site to one of its DR secondaries, as planned.
+func (w *world) switchover(st *site, to *member, crash time.Duration) error {
+	from := st.active
+	w.endReign(from)
+	if err := w.role(from, cluster.DR, "primary/demote", nil, crash); err != nil {
+		return &stuck{err}
+	}
+	if err := w.become(from, cluster.DR, "secondary"); err != nil {
+		return &stuck{err}
+	}
+	// A performance secondary goes on receiving until its part has ended: what its copy lacks of that, the successor receives.
+	if st == w.primary && !w.drained(from, to) {
+		w.tally.note("planned switchover undone")
+		return w.undo(st)
+	}
+	if err := w.role(to, cluster.DR, "secondary/promote", st.auth(nil), w.second(crash)); err != nil {
+		return &stuck{err}
+	}
+	if err := w.promoted(st, to, true); err != nil {
+		return err
+	}
+	return w.gather(st)
+}
+
+// second is when the second call of a role change is interrupted: one in two.
+func (w *world) second(crash time.Duration) time.Duration {
+	if crash%2 == 0 {
+		return 0
+	}
+	return crash
+}
+
+// drained waits until a copy has the last entry of a demoted primary. It has no link to it any more: what a fault kept back stays away.
+func (w *world) drained(from, to *member) bool {
+	err := w.await(to.name+" has all of "+from.name, time.Second, func() (bool, string) {
+		a, err := from.node.Status(cluster.DR)
+		if err != nil {
+			return false, err.Error()
+		}
+		b, err := to.node.Status(cluster.DR)
+		if err != nil {
+			return false, err.Error()
+		}
+		return b.LastWAL == a.LastWAL && a.LastWAL > 0, fmt.Sprintf("%d of %d", b.LastWAL, a.LastWAL)
+	})
+	if err != nil {
+		w.note("%v", err)
+	}
+	return err == nil
+}
+
+// undo promotes the demoted primary of a site again.
+func (w *world) undo(st *site) error {
+	if err := w.role(st.active, cluster.DR, "secondary/promote", st.auth(nil), 0); err != nil {
+		return &stuck{err}
+	}
+	if err := w.promoted(st, st.active, true); err != nil {
+		return err
+	}
+	return w.gather(st)
+}
+
+// promoted waits until the new active member of a site serves, and makes it known.
+func (w *world) promoted(st *site, to *member, planned bool) error {
+	if err := w.become(to, cluster.DR, "primary"); err != nil {
+		return &stuck{err}
+	}
+	for i, d := range st.standbys {
+		if d == to {
+			st.standbys[i] = st.active
+		}
+	}
+	st.active = to
+	to.life.Add(1)
+	if st == w.primary {
+		return w.beginReign(to, planned)
+	}
+	w.publish(func(*view) {})
+	return nil
+}
+
+// gather brings all that followed a site's former active member behind the present one.
+func (w *world) gather(st *site) error {
+	for _, d := range st.standbys {
+		if err := w.follow(d, st.active, cluster.DR); err != nil {
+			return err
+		}
+	}
+	if st != w.primary {
+		// It is a member of the performance set, with the identity of its predecessor or without a primary.
+		if w.awaitStream(st.active, cluster.Performance, selfTime) == nil {
+			w.tally.note("successor of a performance secondary went on by itself")
+			return nil
+		}
+		return w.follow(st.active, w.primary.active, cluster.Performance)
+	}
+	return w.gatherSites()
+}
+
+// gatherSites brings the other sites behind the performance primary: by themselves where they can.
+func (w *world) gatherSites() error {
+	for _, other := range w.sites {
+		if other == w.primary {
+			continue
+		}
+		if w.followsOf(other.active, w.primary.active) {
+			w.tally.note("performance secondary found its primary's successor by itself")
+			continue
+		}
+		if err := w.follow(other.active, w.primary.active, cluster.Performance); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// followsOf waits a little until m streams from p.
+func (w *world) followsOf(m, p *member) bool {
+	return w.await(m.name+" follows "+p.name, selfTime, func() (bool, string) {
+		s, err := m.node.Status(cluster.Performance)
+		if err != nil || s.State != "stream-wals" || s.ConnectionState != "ready" {
+			return false, ""
+		}
+		of, err := p.node.Status(cluster.Performance)
+		if err != nil {
+			return false, err.Error()
+		}
+		for _, peer := range of.Secondaries {
+			if peer.ConnectionStatus == "connected" && peer.NodeID == m.known[cluster.Performance] {
+				return true, ""
+			}
+		}
+		return false, ""
+	}) == nil
+}
+
+// failover promotes a DR secondary by force, while its primary is killed, cut off, or paused. What that had alone is lost, and counted.
+func (w *world) failover(st *site, to *member, how int, crash time.Duration) error {
+	from := st.active
+	w.isolate(from, how)
+	w.waitOps(10)
+	if err := w.role(to, cluster.DR, "secondary/update-primary", st.auth(map[string]any{"token": ""}), 0); err != nil {
+		return &stuck{err}
+	}
+	if err := w.role(to, cluster.DR, "secondary/promote", st.auth(map[string]any{"force": true}), crash); err != nil {
+		return &stuck{err}
+	}
+	old := w.reigning()
+	if err := w.promoted(st, to, false); err != nil {
+		return err
+	}
+	w.alone(st, from, how, old)
+	if err := w.recall(from, cluster.DR, how); err != nil {
+		return err
+	}
+	return w.gather(st)
+}
+
+// Ways in which a primary is out of reach.
+const (
+	wayKilled = iota
+	wayCut
+	wayPaused
+	ways
+)
+
+func (w *world) isolate(m *member, how int) {
+	switch how % ways {
+	case wayKilled:
+		m.node.Kill()
+	case wayCut:
+		m.proxy.Cut()
+	case wayPaused:
+		h, err := w.pause(m)
+		if err != nil || h == nil {
+			m.node.Kill()
+			return
+		}
+		w.healing = append(w.healing, *h)
+	}
+}
+
+// alone lets clients go on at a primary that was replaced and does not know it.
+func (w *world) alone(st *site, m *member, how, old int) {
+	if st != w.primary || how%ways != wayCut {
+		w.waitOps(10)
+		return
+	}
+	w.publish(func(v *view) { v.isolated, v.isolatedReign = m, old })
+	w.waitOps(40)
+}
+
+// recall brings a replaced primary back and demotes it, before anyone else reaches it.
+func (w *world) recall(m *member, kind cluster.Kind, how int) error {
+	if how%ways == wayPaused {
+		if err := w.healAll(); err != nil {
+			return err
+		}
+	}
+	if err := w.start(m); err != nil {
+		return err
+	}
+	w.endReign(m)
+	if err := w.role(m, kind, "primary/demote", nil, 0); err != nil {
+		return &stuck{err}
+	}
+	w.publish(func(v *view) {
+		if v.isolated == m {
+			v.isolated, v.isolatedReign = nil, 0
+		}
+	})
+	if err := w.become(m, kind, "secondary"); err != nil {
+		return &stuck{err}
+	}
+	m.proxy.Mend()
+	return nil
+}
+
+// perfSwitch moves the part of the performance primary to another site.
+func (w *world) perfSwitch(to *site, crash time.Duration) error {
+	from := w.primary
+	w.endReign(from.active)
+	if err := w.role(from.active, cluster.Performance, "primary/demote", nil, crash); err != nil {
+		return &stuck{err}
+	}
+	if err := w.become(from.active, cluster.Performance, "secondary"); err != nil {
+		return &stuck{err}
+	}
+	next := to
+	if !w.has(to.active, w.lastAcknowledged()) {
+		w.tally.note("planned performance switchover undone")
+		next = from
+	}
+	if err := w.role(next.active, cluster.Performance, "secondary/promote", nil, w.second(crash)); err != nil {
+		return &stuck{err}
+	}
+	if err := w.reignBy(next, true); err != nil {
+		return err
+	}
+	return w.gatherAll()
+}
+
+// has waits until a performance secondary has an index of its primary.
+func (w *world) has(m *member, index uint64) bool {
+	return w.await(fmt.Sprintf("%s has index %d", m.name, index), drainTime, func() (bool, string) {
+		s, err := m.node.Status(cluster.Performance)
+		if err != nil {
+			return false, err.Error()
+		}
+		return s.LastRemoteWAL >= index, fmt.Sprint(s.LastRemoteWAL)
+	}) == nil
+}
+
+// reignBy makes a site's active member, which was promoted, the performance primary.
+func (w *world) reignBy(st *site, planned bool) error {
+	if err := w.become(st.active, cluster.Performance, "primary"); err != nil {
+		return &stuck{err}
+	}
+	w.primary = st
+	return w.beginReign(st.active, planned)
+}
+
+// gatherAll brings all other sites behind the performance primary, by tokens.
+func (w *world) gatherAll() error {
+	for _, other := range w.sites {
+		if other == w.primary {
+			continue
+		}
+		if err := w.follow(other.active, w.primary.active, cluster.Performance); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// perfFail promotes another site by force.
+func (w *world) perfFail(to *site, how int, crash time.Duration) error {
+	from := w.primary
+	gone := from.active
+	w.isolate(gone, how)
+	w.waitOps(10)
+	if err := w.role(to.active, cluster.Performance, "secondary/promote", map[string]any{"force": true}, crash); err != nil {
+		return &stuck{err}
+	}
+	old := w.reigning()
+	if err := w.reignBy(to, false); err != nil {
+		return err
+	}
+	if how%ways == wayCut {
+		w.publish(func(v *view) {
+			v.isolated, v.isolatedReign = gone, old
+			v.secondaries = without(v.secondaries, gone)
+		})
+		w.waitOps(40)
+	}
+	if err := w.recall(gone, cluster.Performance, how); err != nil {
+		return err
+	}
+	w.publish(func(*view) {})
+	return w.gatherAll()
+}
+
+func without(all []*member, m *member) []*member {
+	var kept []*member
+	for _, x := range all {
+		if x != m {
+			kept = append(kept, x)
+		}
+	}
+	return kept
+}
+
+// follower draws a member that follows another, and of which kind.
+func (w *world) follower(pick int) (m, p *member, kind cluster.Kind) {
+	type link struct {
+		m, p *member
+		kind cluster.Kind
+	}
+	var all []link
+	for _, st := range w.sites {
+		if st != w.primary {
+			all = append(all, link{st.active, w.primary.active, cluster.Performance})
+		}
+		for _, d := range st.standbys {
+			all = append(all, link{d, st.active, cluster.DR})
+		}
+	}
+	l := all[pick%len(all)]
+	return l.m, l.p, l.kind
+}
+
+// revoke takes a secondary's identity away and gives it another; its data stay.
+func (w *world) revoke(pick int) error {
+	m, p, kind := w.follower(pick)
+	if _, err := w.insist(p, "POST", path(kind, "primary/revoke-secondary"), encode(map[string]string{"id": m.known[kind]}), callTime); err != nil {
+		return &stuck{err}
+	}
+	w.waitOps(10)
+	return w.follow(m, p, kind)
+}
+
+// anew disables a secondary and fills it from empty. A performance secondary that is a DR primary is not made anew.
+func (w *world) anew(pick int) error {
+	m, p, kind := w.follower(pick)
+	if kind == cluster.Performance && len(m.site.standbys) > 0 {
+		m, p, kind = m.site.standbys[0], m, cluster.DR
+	}
+	var body map[string]any
+	if kind == cluster.DR {
+		body = m.site.auth(nil)
+	}
+	w.out[m] = true // alone it would take writes of its own
+	defer delete(w.out, m)
+	w.publish(func(*view) {})
+	time.Sleep(100 * time.Millisecond)
+	if err := w.role(m, kind, "secondary/disable", body, 0); err != nil {
+		return &stuck{err}
+	}
+	if err := w.become(m, kind, "disabled"); err != nil {
+		return &stuck{err}
+	}
+	m.life.Add(1)
+	if err := w.login(m); err != nil {
+		return &stuck{err}
+	}
+	if err := w.join(m, p, kind); err != nil {
+		return &stuck{err}
+	}
+	if kind == cluster.Performance {
+		if err := w.awaitStream(m, kind, followTime); err != nil {
+			return &stuck{err}
+		}
+		if err := w.login(m); err != nil {
+			return err
+		}
+		delete(w.out, m)
+		w.publish(func(*view) {})
+		return nil
+	}
+	return w.awaitStream(m, kind, followTime)
+}
+
+// wrong makes calls that a member's part does not allow. They change nothing.
+func (w *world) wrong(m *member) error {
+	calls := []struct {
+		kind cluster.Kind
+		call string
+		body map[string]any
+	}{
+		{cluster.DR, "primary/demote", nil}, {cluster.DR, "primary/secondary-token", map[string]any{"id": "nobody"}},
+		{cluster.DR, "secondary/promote", m.site.auth(nil)}, {cluster.DR, "secondary/update-primary", m.site.auth(map[string]any{"token": "x"})},
+		{cluster.Performance, "primary/demote", nil}, {cluster.Performance, "primary/secondary-token", map[string]any{"id": "nobody"}},
+		{cluster.Performance, "secondary/promote", nil}, {cluster.Performance, "secondary/update-primary", map[string]any{"token": "x"}},
+		{cluster.Performance, "secondary/enable", map[string]any{"token": "x"}}, {cluster.DR, "secondary/enable", map[string]any{"token": "x"}},
+	}
+	for _, c := range calls {
+		if w.allowed(m, c.kind, c.call) {
+			continue
+		}
+		a, err := m.call("POST", path(c.kind, c.call), encode(c.body))
+		if err != nil || a.status == http.StatusServiceUnavailable {
+			continue
+		}
+		if a.status < 400 && len(a.body) > 0 || a.status >= 500 {
+			if a.status == http.StatusOK && c.call == "secondary/promote" { // it was promoted: repeated
+				continue
+			}
+			return fmt.Errorf("%s of %s at %s, whose part does not allow it: status %d: %s", c.call, c.kind, m.name, a.status, a.body)
+		}
+		w.tally.wrong++
+	}
+	return nil
+}
+
+// allowed tells whether a call would do something, given who the member is.
+func (w *world) allowed(m *member, kind cluster.Kind, call string) bool {
+	active := m.site.active == m
+	primary := active && (kind == cluster.DR && len(m.site.standbys) > 0 || kind == cluster.Performance && m.site == w.primary && len(w.sites) > 1)
+	secondary := kind == cluster.DR && !active || kind == cluster.Performance && active && m.site != w.primary
+	switch call {
+	case "primary/demote", "primary/secondary-token":
+		return primary
+	case "secondary/promote":
+		return secondary
+	}
+	return false // the tokens are none
+}

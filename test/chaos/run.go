@@ -1,0 +1,344 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lockstepdb/lockstep/test/cluster"
+)
+
+// tally is what a round, or all of them, did.
+type tally struct {
+	ops      [kinds][outcomes]int
+	steps    map[string]int
+	notes    map[string]int
+	crashed  int // servers killed in the middle of a role change
+	wrong    int // calls refused for the cluster's part
+	lost     int // acknowledged writes that a forced promotion left behind
+	reads    int // of secondaries that were held against the order of writes
+	skipped  int // of those, reads while the secondary was being synced or moved
+	lostTold int // index tokens answered 409
+}
+
+func (t *tally) note(what string) { t.notes[what]++ }
+
+func newTally() tally { return tally{steps: map[string]int{}, notes: map[string]int{}} }
+
+// add sums two.
+func (t *tally) add(o *tally) {
+	for k := range t.ops {
+		for i := range t.ops[k] {
+			t.ops[k][i] += o.ops[k][i]
+		}
+	}
+	for k, n := range o.steps {
+		t.steps[k] += n
+	}
+	for k, n := range o.notes {
+		t.notes[k] += n
+	}
+	t.crashed, t.wrong, t.lost = t.crashed+o.crashed, t.wrong+o.wrong, t.lost+o.lost
+	t.reads, t.skipped, t.lostTold = t.reads+o.reads, t.skipped+o.skipped, t.lostTold+o.lostTold
+}
+
+func (t *tally) count(x outcome) (n int) {
+	for k := range t.ops {
+		n += t.ops[k][x]
+	}
+	return n
+}
+
+func (t *tally) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d operations (%d done, %d refused, %d unknown)", t.count(done)+t.count(refused)+t.count(unknown), t.count(done), t.count(refused), t.count(unknown))
+	for _, what := range []bool{true, false} {
+		sep := "; faults: "
+		if !what {
+			sep = "; role changes: "
+		}
+		for _, k := range sorted(t.steps) {
+			if isFault(k) == what {
+				fmt.Fprintf(&b, "%s%d %s", sep, t.steps[k], k)
+				sep = ", "
+			}
+		}
+	}
+	fmt.Fprintf(&b, "; %d killed in a role change, %d calls refused for the part, %d reads of secondaries judged (%d not), %d acknowledged writes left behind by force",
+		t.crashed, t.wrong, t.reads, t.skipped, t.lost)
+	return b.String()
+}
+
+// note writes a line of what happens to the round's log.
+func (w *world) note(format string, args ...any) {
+	w.t.Helper()
+	w.t.Logf("%6d ms  %s", w.history.now().Milliseconds(), fmt.Sprintf(format, args...))
+}
+
+// round runs one plan and judges it.
+func round(t *testing.T, p *plan, dir string) *tally {
+	w := build(t, p, dir)
+	w.tally = newTally()
+	w.history.began = time.Now()
+	w.demand(w.beginReign(w.primary.active, true))
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	w.observe(ctx)
+	var load sync.WaitGroup
+	for i := range clients {
+		c := &client{id: i, w: w, r: rand.New(rand.NewPCG(p.seed, uint64(100+i))), versions: map[string]int{}}
+		load.Go(func() { c.run(ctx) })
+	}
+	err := w.carryOut()
+	if err == nil {
+		w.waitOps(20)
+	}
+	cancel()
+	load.Wait()
+	w.watch.Wait()
+	if err == nil {
+		err = w.converge()
+	}
+	if err != nil {
+		t.Errorf("seed %d: %v\n%s", p.seed, err, p)
+	}
+	w.judge()
+	return &w.tally
+}
+
+// carryOut does the plan's steps, one after the other.
+func (w *world) carryOut() error {
+	for i, s := range w.plan.steps {
+		w.waitOps(s.after)
+		w.note("step %d: %s", i+1, s)
+		w.tally.steps[s.what]++
+		if err := w.step(s); err != nil {
+			return fmt.Errorf("step %d (%s): %w", i+1, s.what, err)
+		}
+	}
+	return w.healAll()
+}
+
+// step does one, and ends the faults that were to last over it.
+func (w *world) step(s step) error {
+	if isFault(s.what) {
+		h, err := w.strike(s)
+		if err != nil || h == nil {
+			return err
+		}
+		w.healing = append(w.healing, *h)
+		if s.across {
+			return nil
+		}
+		time.Sleep(s.hold)
+		return w.healAll()
+	}
+	err := w.change(s)
+	var st *stuck
+	if !errors.As(err, &st) {
+		return errors.Join(err, w.healAll())
+	}
+	w.note("does not get on: %v", err)
+	w.tally.note("role changes that went on after a fault had ended")
+	if err := w.healAll(); err != nil {
+		return err
+	}
+	return w.settle()
+}
+
+// change does a role change.
+func (w *world) change(s step) error {
+	switch s.what {
+	case stepSwitch, stepFail:
+		var of []*site
+		for _, st := range w.sites {
+			if len(st.standbys) > 0 {
+				of = append(of, st)
+			}
+		}
+		st := of[s.pick%len(of)]
+		to := st.standbys[s.pick/7%len(st.standbys)]
+		if s.what == stepSwitch {
+			return w.switchover(st, to, s.crash)
+		}
+		return w.failover(st, to, s.how, s.crash)
+	case stepPerfSwitch, stepPerfFail:
+		var of []*site
+		for _, st := range w.sites {
+			if st != w.primary {
+				of = append(of, st)
+			}
+		}
+		st := of[s.pick%len(of)]
+		if s.what == stepPerfSwitch {
+			return w.perfSwitch(st, s.crash)
+		}
+		return w.perfFail(st, s.how, s.crash)
+	case stepRepoint:
+		m, p, kind := w.follower(s.pick)
+		return w.follow(m, p, kind)
+	case stepRevoke:
+		return w.revoke(s.pick)
+	case stepAnew:
+		return w.anew(s.pick)
+	case stepWrong:
+		return w.wrong(w.members[s.pick%len(w.members)])
+	}
+	return fmt.Errorf("there is no step %q", s.what)
+}
+
+// waitOps waits until clients have ended so many more operations, a few seconds at most: with everyone away there may be none.
+func (w *world) waitOps(n int) {
+	want, end := w.history.count.Load()+int64(n), time.Now().Add(3*time.Second)
+	for w.history.count.Load() < want && time.Now().Before(end) {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// settle completes a role change that a fault had stopped half way: an operator looks who is what, and goes on from there.
+func (w *world) settle() error {
+	for _, st := range w.sites {
+		if err := w.settleSite(st); err != nil {
+			return err
+		}
+	}
+	if len(w.sites) > 1 {
+		if err := w.settlePrimary(); err != nil {
+			return err
+		}
+	}
+	return w.joinAll()
+}
+
+// mode asks what a member is.
+func (w *world) mode(m *member, kind cluster.Kind) (mode string, err error) {
+	err = w.await(m.name+" shows its part", stepTime, func() (bool, string) {
+		s, err := m.node.Status(kind)
+		if err != nil {
+			return false, err.Error()
+		}
+		mode = s.Mode
+		return mode != "bootstrapping", "mode " + mode
+	})
+	return mode, err
+}
+
+// settleSite leaves exactly one DR primary in a site: the newest that was promoted, or the one that was there.
+func (w *world) settleSite(st *site) error {
+	if len(st.standbys) == 0 {
+		return nil
+	}
+	var primaries []*member
+	for _, m := range append([]*member{st.active}, st.standbys...) {
+		mode, err := w.mode(m, cluster.DR)
+		if err != nil {
+			return err
+		}
+		if mode == "primary" {
+			primaries = append(primaries, m)
+		}
+	}
+	switch {
+	case len(primaries) == 0: // demoted, and nobody was promoted yet
+		return w.undo(st)
+	case len(primaries) > 1 || primaries[0] != st.active:
+		next := primaries[len(primaries)-1]
+		for _, m := range primaries {
+			if m != next {
+				if err := w.role(m, cluster.DR, "primary/demote", nil, 0); err != nil {
+					return err
+				}
+			}
+		}
+		if next != st.active {
+			return w.promoted(st, next, false)
+		}
+	}
+	return nil
+}
+
+// settlePrimary leaves exactly one performance primary.
+func (w *world) settlePrimary() error {
+	var primaries []*site
+	for _, st := range w.sites {
+		mode, err := w.mode(st.active, cluster.Performance)
+		if err != nil {
+			return err
+		}
+		if mode == "primary" {
+			primaries = append(primaries, st)
+		}
+	}
+	if len(primaries) == 0 {
+		if err := w.role(w.primary.active, cluster.Performance, "secondary/promote", map[string]any{"force": true}, 0); err != nil {
+			return err
+		}
+		return w.reignBy(w.primary, false)
+	}
+	next := primaries[0]
+	for _, st := range primaries {
+		if st != w.primary {
+			next = st
+		}
+	}
+	for _, st := range primaries {
+		if st != next {
+			if err := w.role(st.active, cluster.Performance, "primary/demote", nil, 0); err != nil {
+				return err
+			}
+		}
+	}
+	if next != w.primary || w.reigning() == 0 {
+		return w.reignBy(next, false)
+	}
+	return nil
+}
+
+// joinAll brings everybody who does not stream behind whom it is to follow.
+func (w *world) joinAll() error {
+	for _, st := range w.sites {
+		for _, d := range st.standbys {
+			if w.awaitStream(d, cluster.DR, selfTime) != nil {
+				if err := w.join1(d, st.active, cluster.DR); err != nil {
+					return err
+				}
+			}
+		}
+		if st != w.primary && !w.followsOf(st.active, w.primary.active) {
+			if err := w.join1(st.active, w.primary.active, cluster.Performance); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// join1 lets a member follow: by update-primary while it is a secondary, from empty when it was disabled.
+func (w *world) join1(m, p *member, kind cluster.Kind) error {
+	mode, err := w.mode(m, kind)
+	if err != nil {
+		return err
+	}
+	if mode == "secondary" {
+		return w.follow(m, p, kind)
+	}
+	if err := w.login(m); err != nil {
+		return err
+	}
+	if err := w.join(m, p, kind); err != nil {
+		return err
+	}
+	if err := w.awaitStream(m, kind, followTime); err != nil || kind == cluster.DR {
+		return err
+	}
+	return w.login(m)
+}
+
+func sorted(m map[string]int) []string { return slices.Sorted(maps.Keys(m)) }

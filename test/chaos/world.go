@@ -1,0 +1,402 @@
+package chaos
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/lockstepdb/lockstep/test/cluster"
+)
+
+// member is one server. Its site is the DR set that it belongs to.
+type member struct {
+	name  string
+	node  *cluster.Node
+	proxy *cluster.Proxy // in front of its cluster port
+	http  *http.Client
+	clock string // file with the offset of its clock
+	copy  string // of its data directory, to be restored; "" when there is none
+	site  *site
+
+	// life counts what a client may not compare across: its data are of another time (restored, filled anew), or it became another cluster.
+	life  atomic.Int64
+	token atomic.Pointer[string]
+	ids   int // activations asked for
+	// known is the id under which the primary of a kind knows it.
+	known map[cluster.Kind]string
+}
+
+func (m *member) userToken() string {
+	if t := m.token.Load(); t != nil {
+		return *t
+	}
+	return ""
+}
+
+// site is a DR set: one cluster that serves and its copies.
+type site struct {
+	name     string
+	active   *member
+	standbys []*member
+	op       string // batch DR operation token
+}
+
+// view is what clients know: whom to ask.
+type view struct {
+	reign       int
+	primary     *member // nil while there is none
+	secondaries []*member
+
+	isolated      *member // a primary that was replaced and does not know it yet
+	isolatedReign int
+}
+
+// reign is the time of one primary.
+type reign struct {
+	number      int
+	on          *member
+	planned     bool          // it took over everything, or the product is wrong
+	first, last time.Duration // last is 0 while it lasts
+	// kept is the last acknowledged write of former reigns that is here, lost the first that is not, as the primary says when it is asked for their index tokens.
+	kept, lost *op
+	blind      bool // it cannot tell
+	perf       bool // it has a log of its own
+}
+
+// world is one round's clusters and what is known of them.
+type world struct {
+	t       *testing.T
+	plan    *plan
+	history *history
+	members []*member
+	sites   []*site
+	primary *site // of the performance set, or of all where there is none
+	view    atomic.Pointer[view]
+	reigns  []*reign
+	healing []heal
+	tally   tally
+
+	out map[*member]bool // clients are sent elsewhere
+
+	mu    sync.Mutex
+	forks map[string]int // fork → reign
+	calm  map[*member][]interval
+	watch sync.WaitGroup
+	stop  context.CancelFunc
+}
+
+const (
+	account    = "ann"
+	passphrase = "correct horse"
+	everything = `path "*" { capabilities = ["create", "read", "update", "delete", "list", "sudo"] }`
+)
+
+func sizes(behind bool) []string {
+	retain := `retain_bytes = "256MiB"`
+	if behind {
+		retain = `retain_bytes = "256KiB"`
+	}
+	return []string{
+		"segment_entries = 48", `checkpoint_bytes = "128KiB"`, `checkpoint_interval = "250ms"`, `best_effort_wal_wait_duration = "250ms"`, retain,
+	}
+}
+
+// build starts the servers of a topology and enrols them.
+func build(t *testing.T, p *plan, dir string) *world {
+	t.Helper()
+	w := &world{
+		t: t, plan: p, history: &history{began: time.Now()}, forks: map[string]int{}, out: map[*member]bool{}, calm: map[*member][]interval{},
+	}
+	for _, s := range p.topology.sites {
+		in := &site{name: s[0]}
+		for i, name := range s {
+			m := w.newMember(name, dir)
+			m.site = in
+			if i == 0 {
+				in.active = m
+			} else {
+				in.standbys = append(in.standbys, m)
+			}
+		}
+		w.sites = append(w.sites, in)
+	}
+	w.primary = w.sites[0]
+	for _, m := range w.members {
+		m.node.Launch()
+		m.proxy.Serve(m.node.Cluster)
+	}
+	for _, m := range w.members {
+		m.node.WaitReady()
+		m.node.Init()
+		m.use(m.node.Token)
+	}
+	w.enrol()
+	return w
+}
+
+func (w *world) newMember(name, dir string) *member {
+	m := &member{name: name, proxy: cluster.NewProxy(w.t), clock: filepath.Join(dir, name+".clock"), known: map[cluster.Kind]string{}}
+	m.node = cluster.New(w.t, name, cluster.Options{
+		Dir: filepath.Join(dir, name), Replication: sizes(w.plan.behind), Clock: m.clock, Piped: true,
+		Top: []string{fmt.Sprintf("cluster_addr = %q", "https://"+m.proxy.Address)},
+	})
+	m.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Second}}
+	w.t.Cleanup(m.http.CloseIdleConnections)
+	w.members = append(w.members, m)
+	return m
+}
+
+func (m *member) use(token string) {
+	m.token.Store(&token)
+	m.node.Token = token
+}
+
+// enrol makes the plan's topology of the servers.
+func (w *world) enrol() {
+	w.t.Helper()
+	p := w.primary.active
+	w.must(p, "POST", "sys/mounts/kv", `{"type":"kv","options":{"version":"1"}}`)
+	w.must(p, "POST", "sys/mounts/secret", `{"type":"kv","options":{"version":"2"}}`)
+	w.must(p, "POST", "sys/auth/userpass", `{"type":"userpass"}`)
+	w.must(p, "PUT", "sys/policies/acl/all", encode(map[string]string{"policy": everything}))
+	dr := `path "sys/replication/dr/secondary/*" { capabilities = ["read", "update"] }`
+	w.must(p, "PUT", "sys/policies/acl/dr-operation", encode(map[string]string{"policy": dr}))
+	w.must(p, "POST", "auth/token/roles/dr-operation", `{"allowed_policies":"dr-operation","orphan":true,"renewable":false,"token_type":"batch"}`)
+	w.must(p, "POST", "auth/userpass/users/"+account, encode(map[string]string{"password": passphrase, "policies": "all"}))
+	if len(w.sites) > 1 {
+		p.node.EnablePrimary(cluster.Performance)
+	}
+	for _, s := range w.sites {
+		if s != w.primary {
+			w.demand(w.join(s.active, p, cluster.Performance))
+			w.demand(w.login(s.active))
+		}
+		if len(s.standbys) == 0 {
+			continue
+		}
+		s.active.node.EnablePrimary(cluster.DR)
+		w.demand(w.operationToken(s))
+		for _, d := range s.standbys {
+			w.demand(w.join(d, s.active, cluster.DR))
+		}
+	}
+	for _, s := range w.sites {
+		if s != w.primary {
+			w.demand(w.awaitStream(s.active, cluster.Performance, stepTime))
+		}
+		for _, d := range s.standbys {
+			w.demand(w.awaitStream(d, cluster.DR, stepTime))
+		}
+	}
+}
+
+func encode(v any) string {
+	b, _ := json.Marshal(v) // of texts: cannot fail
+	return string(b)
+}
+
+// demand ends the round for what can only fail when something is wrong.
+func (w *world) demand(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) must(m *member, method, path, body string) *answer {
+	w.t.Helper()
+	a, err := w.insist(m, method, path, body, stepTime)
+	w.demand(err)
+	return a
+}
+
+const (
+	stepTime = 20 * time.Second // for what takes a healthy server well under one
+	callTime = 10 * time.Second // of one call of an operator
+)
+
+// insist repeats an operator's call while it is answered 412, 429 or 503, or not at all, as operators' tools do.
+func (w *world) insist(m *member, method, path, body string, limit time.Duration) (*answer, error) {
+	end := time.Now().Add(limit)
+	for {
+		a, err := m.call(method, path, body)
+		switch {
+		case err != nil:
+		case a.status < 300:
+			return a, nil
+		case a.status == http.StatusForbidden && time.Now().Before(end):
+			err = fmt.Errorf("status 403: %s", a.body)
+			if again := w.login(m); again != nil {
+				err = fmt.Errorf("%w; and logging in: %w", err, again)
+			}
+		case a.status == http.StatusPreconditionFailed, a.status == http.StatusTooManyRequests, a.status >= 500:
+			err = fmt.Errorf("status %d: %s", a.status, a.body)
+		default:
+			return a, fmt.Errorf("%s %s at %s: status %d: %s", method, path, m.name, a.status, a.body)
+		}
+		if time.Now().After(end) || !m.node.Running() {
+			return a, fmt.Errorf("%s %s at %s: given up after %s: %w", method, path, m.name, limit, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func (m *member) call(method, path, body string) (*answer, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	defer cancel()
+	return m.do(ctx, method, path, []byte(body), m.userToken())
+}
+
+// login gets a token of this very cluster by the account that all share.
+func (w *world) login(m *member) error {
+	end := time.Now().Add(stepTime)
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), callTime)
+		a, err := m.do(ctx, "POST", "auth/userpass/login/"+account, []byte(encode(map[string]string{"password": passphrase})), "")
+		cancel()
+		if err == nil && a.status == http.StatusOK {
+			var in struct {
+				Auth struct {
+					Token string `json:"client_token"`
+				} `json:"auth"`
+			}
+			if err := json.Unmarshal(a.body, &in); err != nil || in.Auth.Token == "" {
+				return fmt.Errorf("login at %s: %s", m.name, a.body)
+			}
+			m.use(in.Auth.Token)
+			return nil
+		}
+		if err == nil {
+			err = fmt.Errorf("status %d: %s", a.status, a.body)
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("login at %s: %w", m.name, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// operationToken makes the batch token by which a site's DR secondaries are operated. Its role is replicated, and may not be there yet.
+func (w *world) operationToken(s *site) error {
+	var a *answer
+	err := w.await("a DR operation token of "+s.active.name, stepTime, func() (bool, string) {
+		var err error
+		if a, err = s.active.call("POST", "auth/token/create/dr-operation", `{"ttl":"768h"}`); err != nil {
+			return false, err.Error()
+		}
+		return a.status == http.StatusOK, fmt.Sprintf("status %d: %s", a.status, a.body)
+	})
+	if err != nil {
+		return err
+	}
+	var in struct {
+		Auth struct {
+			Token string `json:"client_token"`
+		} `json:"auth"`
+	}
+	if err := json.Unmarshal(a.body, &in); err != nil || in.Auth.Token == "" {
+		return fmt.Errorf("a DR operation token of %s: %s", s.active.name, a.body)
+	}
+	s.op = in.Auth.Token
+	return nil
+}
+
+// activation asks the primary of a kind for a token for m, under an id that was never used.
+func (w *world) activation(p, m *member, kind cluster.Kind) (token, id string, err error) {
+	m.ids++
+	id = fmt.Sprintf("%s-%d", m.name, m.ids)
+	a, err := w.insist(p, "POST", "sys/replication/"+string(kind)+"/primary/secondary-token", encode(map[string]string{"id": id}), stepTime)
+	if err != nil {
+		return "", "", err
+	}
+	var in struct {
+		Wrap struct {
+			Token string `json:"token"`
+		} `json:"wrap_info"`
+	}
+	if err := json.Unmarshal(a.body, &in); err != nil || in.Wrap.Token == "" {
+		return "", "", fmt.Errorf("secondary-token of %s at %s: %s", id, p.name, a.body)
+	}
+	return in.Wrap.Token, id, nil
+}
+
+// join makes m a secondary of p, from empty.
+func (w *world) join(m, p *member, kind cluster.Kind) error {
+	token, id, err := w.activation(p, m, kind)
+	if err != nil {
+		return err
+	}
+	m.life.Add(1)
+	if _, err := w.insist(m, "POST", "sys/replication/"+string(kind)+"/secondary/enable", encode(map[string]string{"token": token}), stepTime); err != nil {
+		return err
+	}
+	m.known[kind] = id
+	return w.await(m.name+" is a secondary", stepTime, func() (bool, string) {
+		s, err := m.node.Status(kind)
+		if err != nil {
+			return false, err.Error()
+		}
+		return s.Mode == "secondary", "mode " + s.Mode
+	})
+}
+
+// await asks until the answer is yes, or the limit has passed.
+func (w *world) await(what string, limit time.Duration, ask func() (bool, string)) error {
+	end := time.Now().Add(limit)
+	for {
+		yes, detail := ask()
+		if yes {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("waited %s in vain until %s; last seen: %s", limit, what, detail)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// awaitStream waits until a secondary streams.
+func (w *world) awaitStream(m *member, kind cluster.Kind, limit time.Duration) error {
+	return w.await(m.name+" streams", limit, func() (bool, string) {
+		s, err := m.node.Status(kind)
+		if err != nil {
+			return false, err.Error()
+		}
+		return s.Mode == "secondary" && s.State == "stream-wals" && s.ConnectionState == "ready",
+			fmt.Sprintf("mode %s, state %s, link %s, reason %v", s.Mode, s.State, s.ConnectionState, s.Raw["reason"])
+	})
+}
+
+// publish tells the clients whom to ask.
+func (w *world) publish(change func(*view)) {
+	next := &view{}
+	if old := w.view.Load(); old != nil {
+		*next = *old
+	}
+	next.secondaries = nil
+	for _, s := range w.sites {
+		if s != w.primary && !w.out[s.active] {
+			next.secondaries = append(next.secondaries, s.active)
+		}
+	}
+	change(next)
+	w.view.Store(next)
+}
+
+// remove the round's files unless they are to be kept.
+func tidy(t *testing.T, dir string, keep bool) {
+	if keep || t.Failed() {
+		t.Logf("kept: %s", dir)
+		return
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Logf("remove the round's files: %v", err)
+	}
+}
