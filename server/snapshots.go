@@ -90,6 +90,9 @@ func (c *core) openSnapshot(body io.Reader) (*snapshot.Reader, error) {
 		if m := c.replication.Mode(k); m != replication.Disabled && m != replication.Primary {
 			return nil, snapshot.Refuse("this cluster is a %s secondary, whose data are its primary's: restore the primary, or disable replication here first", k)
 		}
+		if c.replication.Fenced(k) != nil {
+			return nil, snapshot.Refuse("this cluster is fenced in its %s set, and what it holds is not what the set goes on from: demote it, let it follow the new primary, or say recover; then restore", k)
+		}
 	}
 	r, err := snapshot.Open(body)
 	if err != nil {

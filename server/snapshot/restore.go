@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -186,12 +187,9 @@ func (r *Reader) begin(ctx context.Context, end *footer, s Store) (ordinal uint6
 		what := mustJSON(map[string]any{"snapshot": r.Header.ID, "taken": r.Header.Taken, "index": end.At.Index, "restored": s.Now().UTC().Truncate(time.Second)})
 		reign, err := e.BeginEpoch(ctx, highest(known), []engine.Write{{
 			Keyspace: storage.SystemLocal, Scope: storage.Local, Change: storage.Change{Op: storage.Put, Key: []byte(recordRestored), Value: what},
-		}})
-		if err != nil {
-			return err
-		}
+		}}, lost(live, end.History)...)
 		ordinal = reign.Ordinal
-		return e.Override(forks(live))
+		return err
 	})
 	return ordinal, err
 }
@@ -230,10 +228,12 @@ func highest(known [][]engine.Reign) (ordinal uint64) {
 	return ordinal
 }
 
-func forks(h []engine.Reign) []wal.Fork {
-	out := make([]wal.Fork, len(h))
-	for i := range h {
-		out[i] = h[i].Fork
+// lost returns the forks of the log as it was that are not in it any more: the new epoch takes their place.
+func lost(live, kept []engine.Reign) (out []wal.Fork) {
+	for i := range live {
+		if !slices.ContainsFunc(kept, func(r engine.Reign) bool { return r.Fork == live[i].Fork }) {
+			out = append(out, live[i].Fork)
+		}
 	}
 	return out
 }

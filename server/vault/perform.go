@@ -28,6 +28,9 @@ func (c *Core) perform(r *request) (*reply, error) {
 	free := c.emptyAndRevoked(rt)
 	r.opened = rt != nil && c.isOpen(rt, r.path)
 	if rt != nil && rt.flags&drHeader != 0 && c.mode(dr) == replication.Secondary {
+		if r.token == "" {
+			return nil, c.auditRequest(r, rt, denied())
+		}
 		if err := c.drOperation(r, r.token); err != nil {
 			return nil, c.auditRequest(r, rt, err)
 		}
