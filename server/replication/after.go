@@ -15,23 +15,38 @@ import (
 // after returns the index of the own log after which everything follows that lies beyond a place in a former primary's log. It looks at what this cluster
 // received before its own reign. false: the log that is held does not tell.
 func (n *Node) after(history []engine.Reign, set *setConfig, p wal.Position) (uint64, bool) {
-	own := n.engine.History()
+	index, ok, err := afterIn(engineLog{n.engine}, n.engine.History(), history, set, p)
+	if err != nil {
+		n.log.Warn("the place of a secondary was not found in the own log; ranges are compared", "set", string(set.Kind), "error", err)
+	}
+	return index, ok
+}
+
+// sourceLog is a log whose entries tell their places in a feeder's log.
+type sourceLog interface {
+	// FirstIndex is the first that is held.
+	FirstIndex() uint64
+	// nextSource returns the first entry from an index on that tells a place in the feeder's log, and that place; none up to last: zero.
+	nextSource(from, last uint64) (uint64, wal.Position, error)
+}
+
+// afterIn is after for a log whose own history is own.
+func afterIn(log sourceLog, own, history []engine.Reign, set *setConfig, p wal.Position) (uint64, bool, error) {
 	i := slices.IndexFunc(own, func(r engine.Reign) bool { return set.Since > 0 && r.Ordinal >= set.Since })
 	if i < 0 {
-		return 0, false
+		return 0, false, nil
 	}
 	last := own[i].Start - 1
-	s, err := searchSources(n.engine, last, history, p)
+	s, err := searchSources(log, last, history, p)
 	switch {
 	case err != nil:
-		n.log.Warn("the place of a secondary was not found in the own log; ranges are compared", "set", string(set.Kind), "error", err)
-		return 0, false
+		return 0, false, err
 	case s.before, s.whole:
-		return s.first - 1, true
+		return s.first - 1, true, nil
 	case s.first > last && p == set.From:
-		return last, true
+		return last, true, nil
 	}
-	return 0, false
+	return 0, false, nil
 }
 
 // sources is what a search has found.
@@ -42,12 +57,12 @@ type sources struct {
 }
 
 // searchSources looks for a place in a former primary's log among the sources of the own log's entries up to last.
-func searchSources(e *engine.Engine, last uint64, history []engine.Reign, p wal.Position) (sources, error) {
-	lo, hi := e.FirstIndex(), last
+func searchSources(log sourceLog, last uint64, history []engine.Reign, p wal.Position) (sources, error) {
+	lo, hi := log.FirstIndex(), last
 	s := sources{first: last + 1, whole: lo == 1}
 	for lo <= hi {
 		mid := lo + (hi-lo)/2
-		at, source, err := nextSource(e, mid, hi)
+		at, source, err := log.nextSource(mid, hi)
 		switch {
 		case err != nil:
 			return s, err
@@ -80,8 +95,10 @@ func isBeyond(history []engine.Reign, q, p wal.Position) (bool, error) {
 	return i > j || i == j && q.Index > p.Index, nil
 }
 
-// nextSource returns the first entry from an index on that tells a place in the feeder's log, and that place; none up to last: zero.
-func nextSource(e *engine.Engine, from, last uint64) (uint64, wal.Position, error) {
+// engineLog is the log of an engine.
+type engineLog struct{ *engine.Engine }
+
+func (e engineLog) nextSource(from, last uint64) (uint64, wal.Position, error) {
 	r := e.LogReader(from)
 	for from <= last {
 		f, err := r.TryNext()
