@@ -13,7 +13,7 @@ import (
 // grow, so a place in a former primary's log is found in the log of its successor by bisection.
 
 // after returns the index of the own log after which everything follows that lies beyond a place in a former primary's log. It looks at what this cluster
-// received before its own reign. false: the log that is held does not tell.
+// received, or wrote as the primary, before its present reign. false: the log that is held does not tell.
 func (n *Node) after(history []engine.Reign, set *setConfig, p wal.Position) (uint64, bool) {
 	index, ok, err := afterIn(engineLog{n.engine}, n.engine.History(), history, set, p)
 	if err != nil {
@@ -26,8 +26,9 @@ func (n *Node) after(history []engine.Reign, set *setConfig, p wal.Position) (ui
 type sourceLog interface {
 	// FirstIndex is the first that is held.
 	FirstIndex() uint64
-	// nextSource returns the first entry from an index on that tells a place in the feeder's log, and that place; none up to last: zero.
-	nextSource(from, last uint64) (uint64, wal.Position, error)
+	// nextSource returns the first entry from an index on that has a place in the set's history, and that place: its source, or for one that was written here
+	// for the set its own. None up to last: zero.
+	nextSource(history []engine.Reign, from, last uint64) (uint64, wal.Position, error)
 }
 
 // afterIn is after for a log whose own history is own.
@@ -62,7 +63,7 @@ func searchSources(log sourceLog, last uint64, history []engine.Reign, p wal.Pos
 	s := sources{first: last + 1, whole: lo == 1}
 	for lo <= hi {
 		mid := lo + (hi-lo)/2
-		at, source, err := log.nextSource(mid, hi)
+		at, source, err := log.nextSource(history, mid, hi)
 		switch {
 		case err != nil:
 			return s, err
@@ -98,7 +99,7 @@ func isBeyond(history []engine.Reign, q, p wal.Position) (bool, error) {
 // engineLog is the log of an engine.
 type engineLog struct{ *engine.Engine }
 
-func (e engineLog) nextSource(from, last uint64) (uint64, wal.Position, error) {
+func (e engineLog) nextSource(history []engine.Reign, from, last uint64) (uint64, wal.Position, error) {
 	r := e.LogReader(from)
 	for from <= last {
 		f, err := r.TryNext()
@@ -110,7 +111,11 @@ func (e engineLog) nextSource(from, last uint64) (uint64, wal.Position, error) {
 			if err != nil {
 				return 0, wal.Position{}, fmt.Errorf("entry %d of the own log: %w", f.First+i, err)
 			}
-			if p := sourceOf(entry); !p.IsZero() && entry.Index <= last {
+			p := sourceOf(entry)
+			if own := (wal.Position{Fork: f.Fork, Index: entry.Index}); p.IsZero() && onHistory(history, last, own) {
+				p = own // of a reign before this one: this cluster was the primary more than once
+			}
+			if !p.IsZero() && entry.Index <= last {
 				return entry.Index, p, nil
 			}
 		}
