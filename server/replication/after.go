@@ -124,10 +124,16 @@ func (e engineLog) nextSource(history []engine.Reign, from, last uint64) (uint64
 	return 0, wal.Position{}, nil
 }
 
-// sourceOf returns up to where the feeder's log is complete here with an entry: its own source, or what a sync has brought.
+// sourceOf returns up to where the feeder's log is complete here with an entry: its own source, or what a sync brings. Its beginning counts: what lies before the
+// place at which a sync began came with its ranges, and no entry after them tells it.
 func sourceOf(e *storage.Entry) wal.Position {
-	if e.Sync != nil && e.Sync.Kind == storage.SyncEnd {
-		return e.Sync.Until
+	if e.Sync != nil {
+		switch e.Sync.Kind {
+		case storage.SyncBegin:
+			return e.Sync.From
+		case storage.SyncEnd:
+			return e.Sync.Until
+		}
 	}
 	return e.Upstream
 }

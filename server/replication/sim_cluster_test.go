@@ -193,8 +193,10 @@ func (c *simCluster) nextSource(history []engine.Reign, from, last uint64) (uint
 		if e == nil {
 			break
 		}
-		if e.house != nil && e.house.end {
-			return i, e.house.reach, nil
+		if h := e.house; h != nil && h.end {
+			return i, h.reach, nil
+		} else if h != nil && !h.cursor.IsZero() {
+			return i, h.cursor, nil
 		}
 		if !e.source.IsZero() {
 			return i, e.source, nil
@@ -394,7 +396,7 @@ func (c *simCluster) restore() {
 	c.crash(0)
 	keep := c.backup
 	*c = *keep.clone()
-	c.backup, c.up = keep, false
+	c.backup, c.up, c.shown = keep, false, map[string][]engine.Reign{}
 	if c.drSync == nil {
 		c.st = c.chk.clone()
 		for _, e := range c.log {

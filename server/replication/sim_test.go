@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -259,6 +260,8 @@ func simOpNamed(name string) int {
 	panic("internal error: no step " + name)
 }
 
+var simFirst = flag.Uint64("sim", 0, "first seed of the simulation")
+
 // simShrink leaves out what the failure does not need.
 func simShrink(ops []simOp) []simOp {
 	for size := len(ops) / 2; size > 0; size /= 2 {
@@ -279,7 +282,8 @@ func TestSimulation(t *testing.T) {
 	t.Parallel()
 	counts := map[AnswerKind]int{}
 	var acked, rewinds, repairs, copied, tails, recovered, blind int
-	for seed := range uint64(scaled(2500)) {
+	for i := range uint64(scaled(2500)) {
+		seed := i + *simFirst
 		ops := simPlan(seed)
 		s := newSim()
 		if s.run(ops); s.err != nil {
