@@ -83,7 +83,7 @@ func (c *simCluster) hears(n *simConn, m *simMsg) {
 	case m.give != nil:
 		c.gets(n, m.give)
 	default:
-		c.gets1(n, m)
+		c.takes(n, m)
 	}
 }
 
@@ -138,8 +138,8 @@ func (c *simCluster) acceptHistory(n *simConn, m *simMsg) bool {
 	return true
 }
 
-// gets1 takes a batch: applied, or spooled while ranges are compared.
-func (c *simCluster) gets1(n *simConn, m *simMsg) {
+// takes takes a batch: applied, or spooled while ranges are compared.
+func (c *simCluster) takes(n *simConn, m *simMsg) {
 	r := c.role[n.kind]
 	if !c.acceptHistory(n, m) {
 		return
