@@ -36,7 +36,7 @@ func (a AnswerKind) String() string {
 type Answer struct {
 	Kind     AnswerKind
 	At       wal.Position // in the feeder's log. CONTINUE: the stream begins after it; REWIND: what is kept ends there
-	Common   wal.Position // REWIND: the same place, in the log that the caller knows it by
+	Common   wal.Position // the same place, in the log that the caller knows it by, when there is one in common
 	Conflict bool         // REFUSED because the histories are in conflict: the feeder refuses writes, too
 	Reason   string       // a sentence, for every answer but CONTINUE
 }
@@ -76,7 +76,7 @@ func place(f *feederPlace, c *callerPlace) Answer {
 	if a := refusal(f, c); a.Kind != NoAnswer {
 		return a
 	}
-	if len(c.Identity) > 0 && compareHistories(c.Identity, c.Log) == historyNewer {
+	if superseded(f, c) {
 		return Answer{Kind: Superseded, Reason: "another cluster with this secondary's identity was promoted after this one's last epoch: stop this one"}
 	}
 	if a := judge(f.History, c.History); a.Kind != NoAnswer {
@@ -89,6 +89,13 @@ func place(f *feederPlace, c *callerPlace) Answer {
 		return Answer{Kind: Refuse, Reason: "the secondary's data come from another log (lineage): revoke it on the primary, then secondary/enable here with a new token, which begins with an empty store, makes it a member of this set"}
 	}
 	return locate(f, c)
+}
+
+// superseded reports whether another caller of this identity was promoted after the caller's last epoch. What a DR secondary has only copied from this feeder
+// is nobody's promotion: it comes back with less when its disk was restored.
+func superseded(f *feederPlace, c *callerPlace) bool {
+	return len(c.Identity) > 0 && compareHistories(c.Identity, c.Log) == historyNewer &&
+		(f.Kind == Performance || compareHistories(c.Identity, f.History) != historyKnown)
 }
 
 // refusal checks what has nothing to do with histories.
@@ -162,14 +169,18 @@ func newer(a, tailA, b []engine.Reign, j int, tailB []engine.Reign) bool {
 	if a[len(a)-1].Ordinal > current && b[j].Ordinal == current {
 		return true
 	}
-	for _, r := range tailA {
-		for _, lost := range tailB {
-			if slices.Contains(r.Overrides, lost.Fork) {
-				return true
-			}
+	return overrides(tailA, tailB) > overrides(tailB, tailA)
+}
+
+// overrides returns the highest ordinal in a under which an operator has overridden a fork of b, 0 when none has. Of two that override each other the one said
+// later counts: it was minted above the other.
+func overrides(a, b []engine.Reign) (ordinal uint64) {
+	for _, r := range a {
+		if slices.ContainsFunc(b, func(lost engine.Reign) bool { return slices.Contains(r.Overrides, lost.Fork) }) {
+			ordinal = max(ordinal, r.Ordinal)
 		}
 	}
-	return false
+	return ordinal
 }
 
 // lastCommon returns where in a and b their last common fork stands.
@@ -207,11 +218,14 @@ func locate(f *feederPlace, c *callerPlace) Answer {
 	case !ok:
 		return Answer{Kind: Repair, Common: common, Reason: "the secondary's place is in the log of a former primary, and this primary's log does not tell any more what followed it: ranges are compared"}
 	case !rewind:
-		return atCommonPoint(f, c, at)
+		a := atCommonPoint(f, c, at)
+		a.Common = common
+		return a
 	}
 	kept := *c // the hash told is that of an entry which goes
 	kept.Chain = wal.Hash{}
 	if a := atCommonPoint(f, &kept, at); a.Kind != Continue {
+		a.Common = common
 		return a
 	}
 	return Answer{Kind: Rewind, At: at, Common: common, Reason: fmt.Sprintf("the secondary's entries after index %d are not in this primary's history", common.Index)}
@@ -272,7 +286,7 @@ func endOf(path []engine.Reign, i int, end uint64) uint64 {
 	switch {
 	case i+1 == len(path):
 		return end
-	case path[i+1].Lineage != path[i].Lineage: // the set went on in another log
+	case path[i+1].Lineage != path[i].Lineage, path[i+1].ParentEnd > 0: // the set went on in another log, or in this one after its end had been taken back
 		return path[i+1].ParentEnd
 	}
 	return path[i+1].Start - 1

@@ -102,6 +102,10 @@ func TestPlace(t *testing.T) {
 		{name: "recover on C overrode B: A, which had joined B, rewinds to 90", feeder: "a1@1 c2@96 e3@130!b", end: "e:140", caller: "a1@1 b2@91", at: "b:120", want: Rewind, wantAt: "a:90"},
 		{name: "recover on C overrode B: B is told so", feeder: "a1@1 b2@91", end: "b:120", caller: "a1@1 c2@96 e3@130!b", at: "e:140", want: Stale},
 
+		{name: "recover on B, too, and later: B, overridden before, is the one", feeder: "a1@1 b2@91 f4@121!ce", end: "f:130", caller: "a1@1 c2@96 e3@130!b", at: "e:140", want: Rewind, wantAt: "a:90"},
+		{name: "and C is told so", feeder: "a1@1 c2@96 e3@130!b", end: "e:140", caller: "a1@1 b2@91 f4@121!ce", at: "f:130", want: Stale},
+		{name: "recover on both before they have met", feeder: "a1@1 b2@91 f3@121!c", end: "f:130", caller: "a1@1 c2@96 e3@130!b", at: "e:140", want: Refuse, conflict: true},
+
 		// The feeder is out of date.
 		{name: "the caller saw a promotion that left inside the feeder's reign", feeder: "p1@1 q1@50", end: "q:100", caller: "p1@1 q1@50 d2@96", at: "d:97", want: Stale},
 		{name: "that left at an earlier opening of the same reign", feeder: "p1@1 q1@97", end: "q:100", caller: "p1@1 d2@96", at: "d:97", want: Stale},
@@ -130,6 +134,8 @@ func TestPlace(t *testing.T) {
 		{name: "the former primary comes back to the secondary of a set of its own log", kind: Performance, feeder: "p1@1 s2@41<95 r3@150<60", log: "p1@1 q1@96 r3@150", end: "r:160", caller: "p1@1", at: "p:90", want: Continue, wantAt: "p:90"},
 		{name: "the caller has what was lost at the first promotion", kind: Performance, feeder: "p1@1 s2@41<95 r3@150<60", log: "p1@1 q1@97 r3@150", end: "r:160", caller: "p1@1", at: "p:96", want: Rewind, wantAt: "p:95", common: "p:95"},
 		{name: "promoted away in another log: the feeder is stale", kind: Performance, feeder: "p1@1", log: "p1@1", end: "p:100", caller: "p1@1 s2@41<95", at: "s:50", want: Stale},
+
+		{name: "the feeder took its own end back before it was promoted again: its entries after 95 count no more", kind: Performance, feeder: "p1@1 r3@150<95", log: "p1@1 r3@150", end: "r:160", floor: 120, caller: "p1@1", at: "p:97", want: Repair, wantAt: "p:95", common: "p:95"},
 
 		{name: "a fork that nobody here knows", feeder: "p1@1", end: "p:100", caller: "", at: "x:50", want: Refuse},
 		{name: "another tree altogether", feeder: "p1@1", end: "p:100", caller: "x1@1", at: "x:50", want: Refuse, conflict: true},
@@ -160,9 +166,9 @@ func TestPlace(t *testing.T) {
 }
 
 func TestPlaceRefusesBeforeItLooksAtHistories(t *testing.T) {
-	f := feederPlace{Kind: DR, Set: "s", Version: "0.3.1", History: history(t, "p1@1"), End: position(t, "p:100"),
+	f := feederPlace{Kind: DR, Set: "s", Version: "0.3.1", History: history(t, "p1@1 q2@80"), End: position(t, "q:100"),
 		Chain: func(index uint64) (wal.Hash, bool) { return wal.Hash{7}, index >= 50 }}
-	c := callerPlace{Set: "s", Version: "0.3.0", Lineage: lineage, History: history(t, "p1@1"), Place: position(t, "p:90")}
+	c := callerPlace{Set: "s", Version: "0.3.0", Lineage: lineage, History: history(t, "p1@1 q2@80"), Place: position(t, "q:90")}
 	tests := []struct {
 		name   string
 		change func(*callerPlace)
@@ -181,6 +187,9 @@ func TestPlaceRefusesBeforeItLooksAtHistories(t *testing.T) {
 		{"another caller of this identity has a newer log", func(c *callerPlace) {
 			c.Log, c.Identity = history(t, "s1@1"), history(t, "s1@1 t2@90")
 		}, Superseded},
+		{"this caller's disk was restored: it had copied more before", func(c *callerPlace) {
+			c.Log, c.Identity = history(t, "p1@1"), history(t, "p1@1 q2@80")
+		}, Continue},
 		{"another caller of this identity has an older log", func(c *callerPlace) {
 			c.Log, c.Identity = history(t, "s1@1 t2@90"), history(t, "s1@1")
 		}, Continue},

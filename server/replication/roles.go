@@ -66,18 +66,22 @@ func newSeed() ([]byte, error) {
 	return key.Seed(), nil
 }
 
-// setHistory is the history of a set whose primary this cluster is, up to an index of its own log: for DR its log's; for performance what came before this
-// cluster's reign, then the part of its own log since.
+// setHistory is the history of a set whose primary this cluster is, up to an index of its own log, and the part of the own log in it.
 func (n *Node) setHistory(k Kind, set *setConfig, last uint64) (all, own []engine.Reign) {
-	own = durable(n.engine.History(), last)
+	return setReigns(k, set, durable(n.engine.History(), last))
+}
+
+// setReigns is a set's history as its primary's log tells it: for DR the log's; for performance what came before this cluster's reign, then the part of its own
+// log since.
+func setReigns(k Kind, set *setConfig, log []engine.Reign) (all, own []engine.Reign) {
 	if k == DR || set == nil || set.Since == 0 {
-		return own, own
+		return log, log
 	}
-	i := slices.IndexFunc(own, func(r engine.Reign) bool { return r.Ordinal >= set.Since })
+	i := slices.IndexFunc(log, func(r engine.Reign) bool { return r.Ordinal >= set.Since })
 	if i < 0 {
 		return set.Before, nil
 	}
-	own = slices.Clone(own[i:])
+	own = slices.Clone(log[i:])
 	own[0].Parent, own[0].ParentEnd = set.From.Fork, set.From.Index
 	return append(slices.Clone(set.Before), own...), own
 }
