@@ -117,7 +117,7 @@ func (c *simCluster) demote(k Kind) {
 	}
 	// What a DR secondary must know to be the same, should it take over at any of these entries, comes before the one that ends the reign.
 	end := c.end()
-	seen := goesOn(c.setHistory(Performance), c.history, end.Index)
+	seen := withForks(c.setHistory(Performance), c.history, end.Index)
 	c.setCursor(end)
 	c.append(&simEntry{write: c.own(simMember, func(w *simWrite) { w.member = seen })}, nil)
 	c.append(&simEntry{write: c.own(simSet, func(*simWrite) {})}, nil)
