@@ -111,9 +111,6 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 			d.Kind, a.Reason = Repair, "the sync that was under way read from a history that is not this primary's"
 		}
 	}
-	if d.Kind == Rewind && f.peer.Kind == Performance { // what differs is decided for this cluster, by comparing
-		d.Kind, a.Reason = Repair, d.Reason+": what differs is decided for the primary"
-	}
 	a.Kind = wireAnswer(d.Kind)
 	if d.Conflict { // the secondary is fine and asks again: an operator ends it here
 		a.Kind = pb.Answer_KIND_I_AM_STALE
@@ -151,6 +148,9 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 	}
 	// Held before the answer is given: the secondary's spool begins there, whatever it had acknowledged before.
 	welcome := d.Kind == Continue || d.Kind == Repair || d.Kind == Bootstrap
+	if d.Kind == Rewind {
+		a.Common = d.Common
+	}
 	if welcome && f.peer.Kind == Performance && !onHistory(history, end.Index, a.From) {
 		a.Log = log
 	}

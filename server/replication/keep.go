@@ -12,7 +12,7 @@ import (
 // keeps notes whether what a sync overwrites or deletes is archived first: on a cluster that ever wrote this set's data. What a rewind fetches anew is in its
 // archive already.
 func (l *life) keeps(a *answer) {
-	if r := l.e.Rewinding(); answerKind(a.Kind) == Continue && r != nil && !r.Compare {
+	if r := l.rewinding(); answerKind(a.Kind) == Continue && r != nil && !r.Compare {
 		l.keeping.Store(false)
 		return
 	}
@@ -27,7 +27,7 @@ func (y *syncer) keep(r *engine.SyncRange, rec *storage.Record, removed bool) er
 	if l.n.cfg.Archives == nil {
 		return errors.New("this node has no archive to keep in what a repair overwrites")
 	}
-	if rw := y.e.Rewinding(); rw != nil && rec.Index > rw.To.Index && rec.Index <= rw.End.Index {
+	if rw := y.l.rewinding(); rw != nil && rec.Index > rw.To.Index && rec.Index <= rw.End.Index {
 		return nil // of the tail
 	}
 	if y.kept == nil {

@@ -36,8 +36,8 @@ func (l *life) rewind() {
 
 // takeBack archives the tail after the answer's place and takes the log back to it. why says that the log does not tell how.
 func (l *life) takeBack(ctx context.Context, a *answer) (why string, err error) {
-	if l.kind != DR {
-		return "", errors.New("internal error: only a copied log is taken back")
+	if l.kind == Performance {
+		return l.setBack(ctx, a)
 	}
 	if err := l.see(a.History); err != nil {
 		return "", err
@@ -196,7 +196,7 @@ func (n *Node) touched(r *engine.Rewind) (map[storage.KeyspaceID]*touchedKeys, e
 
 // tail receives the records that a rewind's tail touched, from where the sync stands; false: ranges are to be compared instead.
 func (y *syncer) tail(ctx context.Context, state *storage.SyncState, theirs []storage.KeyspaceTotal, readAt wal.Position) (bool, error) {
-	r := y.e.Rewinding()
+	r := y.l.rewinding()
 	if r == nil || r.Compare || len(r.Archives) == 0 {
 		return false, nil
 	}

@@ -81,14 +81,19 @@ func (l *life) see(h []engine.Reign) error {
 	if err != nil {
 		return err
 	}
+	if err := l.newest(seen, h); err != nil || sameHistory(seen, h) {
+		return err
+	}
+	return l.n.setSeen(l.kind, h)
+}
+
+// newest refuses a history that is not the newest seen.
+func (l *life) newest(seen, h []engine.Reign) error {
 	if r := compareHistories(seen, h); len(seen) > 0 && r != historyKnown {
 		return fmt.Errorf("the primary's history (ordinal %d) is not the newest that this cluster has seen of the set (ordinal %d): nothing is taken from it",
 			h[len(h)-1].Ordinal, seen[len(seen)-1].Ordinal)
 	}
-	if sameHistory(seen, h) {
-		return nil
-	}
-	return l.n.setSeen(l.kind, h)
+	return nil
 }
 
 func sameHistory(a, b []engine.Reign) bool {
