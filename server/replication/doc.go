@@ -35,6 +35,10 @@
 //	replication/pending/<jti>   an activation under way: its key and request (JSON); gone with the old store, or when the primary refused
 //	replication/<k>/public-key  the key pair of generate-public-key, until it is used (JSON)
 //	replication/performance/successor   DR secondary: the CA that it will have in its primary's performance set, with its key (JSON)
+//	replication/<k>/fence       primary: why it takes no writes, and the history that it met (JSON)
+//	replication/<k>/herald      promoted or re-pointed: how the former primary is reached, with a key and certificate (JSON)
+//	replication/<k>/farewell    secondary: where its primary's part ended, once that one said so (JSON)
+//	replication/<k>/contact     secondary: what it last heard of its primary, for the figures of a promotion (JSON)
 //	replication/intent          a role change that has begun and not ended, with the keys that it mints (JSON)
 //	replication/maintenance     when the index was last rebuilt and checked (JSON)
 //
@@ -59,6 +63,7 @@
 // # Goroutines
 //
 // Run starts the gRPC server (which starts one goroutine for each connection and call), one that stops it, one that completes a role change, one for each set that waits
-// until this cluster is a secondary of it and then lives (live, follow, and what follow starts for a connection or a stream), one keeper of holds, and one that rebuilds the index when
+// until this cluster is a secondary of it and then lives (live, follow, and what follow starts for a connection or a stream), one for each set that tells a
+// former primary (heralds), one keeper of holds, and one that rebuilds the index when
 // asked. It returns after all have ended. Everything hangs on its context; streams and calls of a secondary also end by track, when it is revoked.
 package replication

@@ -91,7 +91,12 @@ func TestARoleChangeSurvivesAKillAtEachCommit(t *testing.T) {
 			if before != nil { // it may have been promoted, and would go on telling of it
 				before.stop()
 			}
-			if ids++; p.n.isFenced() {
+			p.until("the one before has said its last word", func() bool {
+				p.n.streams.mu.Lock()
+				defer p.n.streams.mu.Unlock()
+				return len(p.n.streams.live) == 0
+			})
+			if ids++; p.n.isFenced() { // by the secondary that was promoted before
 				if _, err := p.n.Recover(enginetest.Context(t)); err != nil {
 					t.Fatal(err)
 				}

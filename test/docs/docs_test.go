@@ -54,7 +54,7 @@ func TestTestsThatAreNamedExist(t *testing.T) {
 func TestLinksLeadSomewhere(t *testing.T) {
 	root := cluster.Root()
 	pages, _ := filepath.Glob(filepath.Join(root, "*.md"))
-	for _, dir := range []string{"docs", "docs/decisions"} {
+	for _, dir := range []string{"docs", "docs/decisions", "docs/runbooks"} {
 		more, _ := filepath.Glob(filepath.Join(root, dir, "*.md"))
 		pages = append(pages, more...)
 	}

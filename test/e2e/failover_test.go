@@ -60,8 +60,15 @@ func (s *switchover) nothingCopied(t *testing.T, members int) {
 	}
 }
 
-// TestFailoverCommandOfDR moves the part of a DR primary away and back under load, loses the primary, and takes it in again.
-func TestFailoverCommandOfDR(t *testing.T) {
+// trioOfDR is a DR primary with two secondaries and some data, and the environment in which an operator runs the command.
+type trioOfDR struct {
+	a, b, c *cluster.Node
+	oracle  *oracle
+	env     []string
+}
+
+func newTrioOfDR(t *testing.T) *trioOfDR {
+	t.Helper()
 	a, b, c := cluster.New(t, "a", cluster.Options{}), cluster.New(t, "b", cluster.Options{}), cluster.New(t, "c", cluster.Options{})
 	for _, n := range []*cluster.Node{a, b, c} {
 		n.Start()
@@ -84,6 +91,13 @@ func TestFailoverCommandOfDR(t *testing.T) {
 	}
 	env := []string{"VAULT_TOKEN=" + a.Token, "LOCKSTEP_DR_OPERATION_TOKEN=" + made.Auth.ClientToken}
 
+	return &trioOfDR{a, b, c, o, env}
+}
+
+// TestFailoverCommandOfDR moves the part of a DR primary away and back under load, loses the primary, and takes it in again.
+func TestFailoverCommandOfDR(t *testing.T) {
+	d := newTrioOfDR(t)
+	a, b, c, o, env := d.a, d.b, d.c, d.oracle, d.env
 	_, words, err := failover(t, env, "b, no\n", "-from="+a.API, "-to="+b.API)
 	if err == nil || !strings.Contains(words, "not confirmed") || a.MustStatus(cluster.DR).Mode != "primary" {
 		t.Fatalf("without a confirmation: %v", err)
