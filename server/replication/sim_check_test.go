@@ -185,6 +185,14 @@ func simFollows(have, w *simWrite) bool {
 	return false
 }
 
+// setPlace is up to where the set's history is here.
+func (c *simCluster) setPlace() wal.Position {
+	if c.role[Performance].mode == Secondary {
+		return c.st.cursor
+	}
+	return c.end()
+}
+
 // stand is Node.stand.
 func (c *simCluster) stand(p wal.Position) Reach {
 	if c.role[Performance].mode == Secondary {
@@ -207,7 +215,7 @@ func (s *sim) checkTokens(final bool) {
 			switch r := c.stand(w.at); {
 			case r == Reached && !has:
 				c.fail("the token of write %d (%s at %s) is reached at cursor %s of %s, and the write is not here", w.id, w.key, simPlace(w.at), simPlace(c.st.cursor), simPath(c.setHistory(Performance)))
-			case r == LostIndex && has:
+			case r == LostIndex && has && onHistory(c.setHistory(Performance), ^uint64(0), c.setPlace()): // else a rewind that takes it back is due
 				c.fail("the token of write %d (%s at %s) is lost, and the write is here", w.id, w.key, simPlace(w.at))
 			case final && has && r != Reached:
 				c.fail("the token of write %d (%s at %s) is not reached on %s at %s, and the write is here", w.id, w.key, simPlace(w.at), simPath(c.setHistory(Performance)), simPlace(c.st.cursor))
