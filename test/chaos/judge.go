@@ -11,12 +11,12 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// rules are the promises that are stricter than the present ones: each is one line to turn on when the product keeps it.
+// Rules that are stricter than what every version keeps: one line each.
 const (
-	// fencedAtContact: a primary that was replaced refuses writes once it has met its successor, without a demotion.
-	fencedAtContact = false
-	// lostIsArchived: what a promotion left behind is in an archive of the cluster that wrote it.
-	lostIsArchived = false
+	// What the promotion of a DR secondary left behind is in an archive of a cluster of the site.
+	archivedOnCopiedLogs = true
+	// The same where a performance secondary was promoted.
+	archivedOnOwnLogs = false
 )
 
 const (
@@ -35,11 +35,13 @@ type verdict struct {
 	faults  []string
 	calm    func(*op) bool
 	tally   *tally
+	// archived is nil where a data directory was replaced or emptied, and with it what may have been archived there.
+	archived *archived
 }
 
 // judge fails the round for everything that the model does not allow.
 func (w *world) judge() {
-	v := &verdict{ops: w.history.all(), reigns: w.reigns, calm: w.wasCalm, tally: &w.tally}
+	v := &verdict{ops: w.history.all(), reigns: w.reigns, calm: w.wasCalm, tally: &w.tally, archived: w.archived}
 	v.attribute(w.reignOf)
 	v.count()
 	v.judge()
@@ -137,6 +139,7 @@ func (v *verdict) count() {
 
 func (v *verdict) judge() {
 	v.nothingLostAsPlanned()
+	v.lostIsArchived()
 	v.refusedIsNeverSeen()
 	v.lists()
 	v.secondaries()
@@ -150,6 +153,22 @@ func (v *verdict) nothingLostAsPlanned() {
 	for _, o := range v.ops {
 		if n := o.fate.lostIn; n > 0 && v.reigns[n-1].planned {
 			v.fault("lost by a planned change: %s", o)
+		}
+	}
+}
+
+// lostIsArchived: what a promotion left behind can be had again.
+func (v *verdict) lostIsArchived() {
+	for _, o := range v.ops {
+		if o.fate.lostIn == 0 || v.archived == nil {
+			continue
+		}
+		if v.archived.holds(o) {
+			v.tally.archived++
+			continue
+		}
+		if perf := v.reigns[o.fate.lostIn-1].perf; perf && archivedOnOwnLogs || !perf && archivedOnCopiedLogs {
+			v.fault("acknowledged, lost by a promotion, and in no archive: %s", o)
 		}
 	}
 }
