@@ -210,6 +210,18 @@ func TestTheJudgeFindsWhatTheModelDoesNotAllow(t *testing.T) {
 			s.read(s.reader, v2, y, 1)
 			s.read(s.reader, v1, x, 0)
 		}, "is behind what it had shown"},
+		{"a secondary that shows a record after a delete that found nothing", func(s *story) {
+			x := s.write(v1, 0)
+			s.add(&op{kind: remove, key: v1})
+			y := s.write(v1, 0)
+			z := s.write(v2, 1)
+			// Its place is that of the state that it saw.
+			s.add(&op{kind: remove, key: v1, on: s.primary, direct: true, reign: 1}).at = place{"1", 3}
+			s.ops[len(s.ops)-1].call = x.ret
+			s.ops[len(s.ops)-1].ret = y.ret
+			s.read(s.reader, v2, z, 1)
+			s.read(s.reader, v1, y, 0)
+		}, ""},
 		{"a secondary that shows a lost write after what came in its place", func(s *story) {
 			x, y := s.write(v1, 0), s.write(v1, 0)
 			s.promote(x, y, false)
