@@ -26,7 +26,7 @@ SIDE_BY_SIDE = -p $(shell expr $(CORES) + 1) -parallel $(shell expr 2 '*' $(CORE
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 	@echo
-	@echo "  ROUNDS=$(ROUNDS) and SEED=... steer test-crash, FUZZTIME=$(FUZZTIME) each fuzz target, DEMO='-keep' the demo."
+	@echo "  ROUNDS=$(ROUNDS) and SEED=... steer test-crash and test-chaos, FUZZTIME=$(FUZZTIME) each fuzz target, DEMO='-keep' the demo."
 
 .PHONY: setup
 setup: ## check the tools, download modules, build (safe to repeat)
@@ -51,6 +51,7 @@ check: ## all that must pass before a change is merged; what CI runs
 	@$(MAKE) --no-print-directory check-format check-vet check-generated check-tidy check-lint
 	@$(MAKE) --no-print-directory test
 	@$(MAKE) --no-print-directory test-crash ROUNDS=$(ROUNDS) SEED=$(SEED)
+	@$(MAKE) --no-print-directory test-chaos ROUNDS=20 SEED=$(SEED)
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(FUZZTIME)
 	@echo "check: all passed"
 
@@ -91,6 +92,10 @@ format: ## gofmt -w
 .PHONY: test-crash
 test-crash: ## kill -9 under load, ROUNDS times; SEED repeats a run
 	cd test && $(GO) test -count=1 -timeout 0 ./crash -run '^TestCrash$$' -v -rounds=$(ROUNDS) $(if $(SEED),-seed=$(SEED))
+
+.PHONY: test-chaos
+test-chaos: ## faults and role changes at random, ROUNDS times, judged by a model; SEED repeats the plans
+	cd test && $(GO) test -count=1 -timeout 0 ./chaos -run '^TestChaos$$' -v -rounds=$(ROUNDS) $(if $(SEED),-seed=$(SEED))
 
 .PHONY: test-divergence
 test-divergence: ## rot in a secondary of 1,000,000 records: found, named, repaired

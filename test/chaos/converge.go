@@ -49,6 +49,11 @@ func (w *world) converge() error {
 			return fmt.Errorf("in line, and %s shows other records than %s:\n%s---- primary:\n%s", st.active.name, w.primary.active.name, have, want)
 		}
 	}
+	if !w.replaced {
+		if w.archived, err = w.gatherArchives(); err != nil {
+			return err
+		}
+	}
 	return w.files(want)
 }
 

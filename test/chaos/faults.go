@@ -168,6 +168,7 @@ func (w *world) restore(s step) error {
 	w.waitOps(30)
 	m.node.Kill()
 	m.life.Add(1)
+	w.replaced = true
 	if err := os.RemoveAll(m.node.Data); err != nil {
 		return fmt.Errorf("restore the data of %s: %w", m.name, err)
 	}

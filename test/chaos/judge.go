@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -11,12 +13,12 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// rules are the promises that are stricter than the present ones: each is one line to turn on when the product keeps it.
+// Rules that are stricter than what every version keeps: one line each.
 const (
-	// fencedAtContact: a primary that was replaced refuses writes once it has met its successor, without a demotion.
-	fencedAtContact = false
-	// lostIsArchived: what a promotion left behind is in an archive of the cluster that wrote it.
-	lostIsArchived = false
+	// What the promotion of a DR secondary left behind is in an archive of a cluster of the site.
+	archivedOnCopiedLogs = true
+	// The same where a performance secondary was promoted.
+	archivedOnOwnLogs = false
 )
 
 const (
@@ -32,14 +34,18 @@ type verdict struct {
 	byKey   map[string][]*op // reads and writes, in order of their calls
 	byValue map[string]*op
 	byToken map[string]*op
+	places  map[place]int // how many acknowledged writes have it
+	crashes bool          // servers were killed in role changes
 	faults  []string
 	calm    func(*op) bool
 	tally   *tally
+	// archived is nil where a data directory was replaced or emptied, and with it what may have been archived there.
+	archived *archived
 }
 
 // judge fails the round for everything that the model does not allow.
 func (w *world) judge() {
-	v := &verdict{ops: w.history.all(), reigns: w.reigns, calm: w.wasCalm, tally: &w.tally}
+	v := &verdict{ops: w.history.all(), reigns: w.reigns, calm: w.wasCalm, tally: &w.tally, archived: w.archived, crashes: w.tally.crashed > 0}
 	v.attribute(w.reignOf)
 	v.count()
 	v.judge()
@@ -51,6 +57,7 @@ func (w *world) judge() {
 		w.t.Errorf("seed %d: %s", w.plan.seed, f)
 	}
 	if len(v.faults) > 0 {
+		w.t.Logf("all operations: %s", w.keepHistory(v.ops))
 		w.t.Log(w.plan.String())
 		for _, r := range w.reigns {
 			w.t.Logf("reign %d: %s from %s to %s, planned %t\n  last kept: %v\n  first lost: %v", r.number, r.on.name, r.first, r.last, r.planned, r.kept, r.lost)
@@ -65,6 +72,19 @@ func (w *world) judge() {
 	}
 }
 
+// keepHistory writes all operations into a file beside the servers' directories, and returns its name.
+func (w *world) keepHistory(ops []*op) string {
+	file := filepath.Join(filepath.Dir(w.members[0].node.Dir), "history.txt")
+	var b strings.Builder
+	for _, o := range ops {
+		fmt.Fprintln(&b, o)
+	}
+	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+		return err.Error()
+	}
+	return file
+}
+
 func (v *verdict) fault(format string, args ...any) {
 	v.faults = append(v.faults, fmt.Sprintf(format, args...))
 }
@@ -73,6 +93,7 @@ func (v *verdict) fault(format string, args ...any) {
 func (v *verdict) attribute(reignOf func(fork string) (int, bool)) {
 	slices.SortFunc(v.ops, func(a, b *op) int { return int(a.call - b.call) })
 	v.byKey, v.byValue, v.byToken = map[string][]*op{}, map[string]*op{}, map[string]*op{}
+	v.places = map[place]int{}
 	for _, o := range v.ops {
 		if o.kind != list {
 			v.byKey[o.key] = append(v.byKey[o.key], o)
@@ -89,20 +110,60 @@ func (v *verdict) attribute(reignOf func(fork string) (int, bool)) {
 		if o.token != "" {
 			v.byToken[o.token] = o
 		}
+		v.places[o.at]++
 		if o.at.index == 0 { // it changed nothing, or its place is not known
 			o.fate.unsure = true
 			continue
 		}
 		n, ok := reignOf(o.at.fork)
-		if r := reignNumber(v.reigns, o.reign); !ok && r != nil && r.last > 0 && o.ret >= r.last {
-			n, ok = o.reign, true // the primary was killed in its demotion, and took this when it was back
-		}
 		if !ok {
+			n, ok = v.betweenOpenings(o)
+		}
+		switch {
+		case ok:
+			o.reign = n
+			o.fate = v.fateOf(o)
+		case v.crashes:
+			o.outcome = unknown
+			v.tally.note("write of a primary that was killed in a role change, of which it is not known which")
+		default:
 			v.fault("written under a fork that no primary had: %s", o)
+		}
+	}
+	for _, ops := range v.byKey {
+		v.findIdle(ops)
+	}
+}
+
+// betweenOpenings tells whose a write was that a primary took between two kills in a role change: before it had learnt of its demotion, or after it was promoted.
+func (v *verdict) betweenOpenings(o *op) (int, bool) {
+	for _, r := range v.reigns {
+		if r.number > o.reign && r.on == o.on && r.first > o.call {
+			return r.number, true
+		}
+	}
+	r := reignNumber(v.reigns, o.reign)
+	return o.reign, r != nil && r.last > 0 && o.ret >= r.last && o.direct
+}
+
+// findIdle marks the deletes of a key that may have found nothing: another delete may have come between them and the write before.
+func (v *verdict) findIdle(ops []*op) {
+	for _, o := range ops {
+		if o.kind != remove || !o.settled() {
 			continue
 		}
-		o.reign = n
-		o.fate = v.fateOf(o)
+		var last *op // the write before
+		for _, x := range ops {
+			if x.kind.writes() && x.kind != remove && x.settled() && before(x, o) < 0 && (last == nil || before(x, last) > 0) {
+				last = x
+			}
+		}
+		o.idle = v.places[o.at] > 1 || last == nil
+		for _, x := range ops {
+			if x != o && x.kind == remove && x.outcome != refused && last != nil && x.ret > last.call && x.call < o.ret {
+				o.idle = true
+			}
+		}
 	}
 }
 
@@ -137,6 +198,7 @@ func (v *verdict) count() {
 
 func (v *verdict) judge() {
 	v.nothingLostAsPlanned()
+	v.lostIsArchived()
 	v.refusedIsNeverSeen()
 	v.lists()
 	v.secondaries()
@@ -150,6 +212,22 @@ func (v *verdict) nothingLostAsPlanned() {
 	for _, o := range v.ops {
 		if n := o.fate.lostIn; n > 0 && v.reigns[n-1].planned {
 			v.fault("lost by a planned change: %s", o)
+		}
+	}
+}
+
+// lostIsArchived: what a promotion left behind can be had again.
+func (v *verdict) lostIsArchived() {
+	for _, o := range v.ops {
+		if o.fate.lostIn == 0 || v.archived == nil {
+			continue
+		}
+		if v.archived.holds(o) {
+			v.tally.archived++
+			continue
+		}
+		if perf := v.reigns[o.fate.lostIn-1].perf; perf && archivedOnOwnLogs || !perf && archivedOnCopiedLogs {
+			v.fault("acknowledged, lost by a promotion, and in no archive: %s", o)
 		}
 	}
 }
@@ -319,7 +397,7 @@ func (v *verdict) prefix(reads []*op) {
 
 // settled tells whether a write was acknowledged, with a place, and stays.
 func (o *op) settled() bool {
-	return o != nil && o.outcome == done && o.at.index > 0 && o.fate == (fate{})
+	return o != nil && o.outcome == done && !o.mismatch && !o.idle && o.at.index > 0 && o.fate == (fate{})
 }
 
 // atLeast demands that a read shows its key as it was after a write, or later.

@@ -69,6 +69,7 @@ type op struct {
 	token   string // index token of the answer
 
 	fate fate
+	idle bool // a delete that may have found nothing to delete: its place is that of another write then
 }
 
 // versioned tells whether the key is one of a KV version 2 mount.

@@ -95,7 +95,14 @@ func before(a, b *op) int {
 	return 0
 }
 
-// written are the acknowledged writes up to now that have a place, in order.
+// gone tells whether a reign before has begun without a write, or could not tell.
+func (w *world) gone(o *op) bool {
+	return slices.ContainsFunc(w.reigns, func(r *reign) bool {
+		return r.number > o.reign && (r.blind || r.lost != nil && before(o, r.lost) >= 0)
+	})
+}
+
+// written are the acknowledged writes up to now that have a place and were not lost before, in order.
 func (w *world) written() []*op {
 	var all []*op
 	for _, o := range w.history.all() {
@@ -104,8 +111,9 @@ func (w *world) written() []*op {
 		}
 		if n, ok := w.reignOf(o.at.fork); ok {
 			c := *o
-			c.reign = n
-			all = append(all, &c)
+			if c.reign = n; !w.gone(&c) {
+				all = append(all, &c)
+			}
 		}
 	}
 	slices.SortStableFunc(all, before)

@@ -23,6 +23,7 @@ type tally struct {
 	crashed  int // servers killed in the middle of a role change
 	wrong    int // calls refused for the cluster's part
 	lost     int // acknowledged writes that a forced promotion left behind
+	archived int // of them, those found in an archive
 	reads    int // of secondaries that were held against the order of writes
 	skipped  int // of those, reads while the secondary was being synced or moved
 	lostTold int // index tokens answered 409
@@ -45,7 +46,7 @@ func (t *tally) add(o *tally) {
 	for k, n := range o.notes {
 		t.notes[k] += n
 	}
-	t.crashed, t.wrong, t.lost = t.crashed+o.crashed, t.wrong+o.wrong, t.lost+o.lost
+	t.crashed, t.wrong, t.lost, t.archived = t.crashed+o.crashed, t.wrong+o.wrong, t.lost+o.lost, t.archived+o.archived
 	t.reads, t.skipped, t.lostTold = t.reads+o.reads, t.skipped+o.skipped, t.lostTold+o.lostTold
 }
 
@@ -71,8 +72,8 @@ func (t *tally) String() string {
 			}
 		}
 	}
-	fmt.Fprintf(&b, "; %d killed in a role change, %d calls refused for the part, %d reads of secondaries judged (%d not), %d acknowledged writes left behind by force",
-		t.crashed, t.wrong, t.reads, t.skipped, t.lost)
+	fmt.Fprintf(&b, "; %d killed in a role change, %d calls refused for the part, %d reads of secondaries judged (%d not), %d acknowledged writes left behind by force (%d found in archives), %d index tokens answered as lost",
+		t.crashed, t.wrong, t.reads, t.skipped, t.lost, t.archived, t.lostTold)
 	return b.String()
 }
 

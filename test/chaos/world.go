@@ -85,6 +85,9 @@ type world struct {
 
 	out map[*member]bool // clients are sent elsewhere
 
+	archived *archived // at the end
+	replaced bool      // a data directory was, and with it its archives
+
 	mu    sync.Mutex
 	forks map[string]int // fork → reign
 	calm  map[*member][]interval
