@@ -87,7 +87,7 @@ func (e *Engine) cursorsAt(index uint64) (map[string]wal.Position, error) {
 	err := e.eachEntry(index+1, ^uint64(0), func(en *storage.Entry) {
 		moved = moved || !en.Upstream.IsZero() || en.Sync != nil
 		if en.Sync != nil && first {
-			first, open = false, en.Sync.Kind != storage.SyncBegin
+			first, open = false, en.Sync.Kind != storage.SyncBegin && en.Sync.From != en.Sync.Until
 		}
 	})
 	if err != nil {

@@ -53,18 +53,19 @@ func (c *committer) nextEpoch(above uint64, overrides []wal.Fork) {
 	c.fork, c.above, c.overrides, c.epoch = wal.Fork{}, above, overrides, true
 }
 
-// SetCursor sets the feeder's place up to which a subscription is complete here, and makes it durable: what a demoted primary was is the place from
-// which it goes on as a secondary. Not during a sync.
-func (e *Engine) SetCursor(ctx context.Context, sub string, at wal.Position) error {
-	return e.alone(ctx, func(ctx context.Context) error {
-		if e.sync.get() != nil {
-			return ErrInconsistent
-		}
-		e.seq.cursors[sub] = at
-		e.state.SetCursor(sub, at)
-		e.place.setCursor(sub, at)
-		return e.flushLocked(ctx)
-	})
+// SetCursor sets the feeder's place up to which the performance subscription is complete here, by an entry: the DR secondaries of this cluster, which may take its
+// place, go by the log alone. What a demoted primary was is the place from which it goes on as a secondary; another primary knows the place by another name. Not
+// during a sync.
+func (e *Engine) SetCursor(ctx context.Context, at wal.Position) error {
+	e.sync.step.Lock()
+	defer e.sync.step.Unlock()
+	if e.cfg.Role != Writer {
+		return ErrNotWritable
+	}
+	if e.sync.get() != nil {
+		return ErrInconsistent
+	}
+	return e.housekeep(ctx, nil, &storage.SyncMark{Kind: storage.SyncEnd, From: at, Until: at})
 }
 
 // abandoned is noted as the reason for a sync, should this cluster ever follow a primary again.

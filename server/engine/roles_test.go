@@ -44,7 +44,7 @@ func TestACursorThatIsSetIsDurable(t *testing.T) {
 	t.Parallel()
 	e := enginetest.New(t, engine.Writer)
 	at := wal.Position{Fork: wal.Fork{1}, Index: 42}
-	if err := e.SetCursor(enginetest.Context(t), engine.Performance, at); err != nil {
+	if err := e.SetCursor(enginetest.Context(t), at); err != nil {
 		t.Fatal(err)
 	}
 	if e = enginetest.Reopen(t, e); e.Cursor(engine.Performance) != at {

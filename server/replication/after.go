@@ -132,6 +132,9 @@ func sourceOf(e *storage.Entry) wal.Position {
 		case storage.SyncBegin:
 			return e.Sync.From
 		case storage.SyncEnd:
+			if e.Sync.From == e.Sync.Until { // nothing came with it: the place got another name, or the sync's beginning tells it
+				return wal.Position{}
+			}
 			return e.Sync.Until
 		}
 	}

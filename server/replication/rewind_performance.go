@@ -142,7 +142,7 @@ func (l *life) archiveShared(ctx context.Context, a *answer, after wal.Position)
 			if err != nil {
 				return t, fmt.Errorf("archiving entry %d: %w", index, err)
 			}
-			if e.Sync != nil {
+			if e.Sync != nil && !(e.Sync.Kind == storage.SyncEnd && e.Sync.From == e.Sync.Until) {
 				t.odd = "a sync lies in what is taken back"
 			}
 			if !any {

@@ -104,7 +104,7 @@ func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
 	if err != nil {
 		return err
 	}
-	if err := n.engine.SetCursor(ctx, engine.Performance, end); err != nil {
+	if err := n.engine.SetCursor(ctx, end); err != nil {
 		return fmt.Errorf("storing the place from which this cluster goes on as a secondary: %w", err)
 	}
 	seen := withForks(in.Set.Before, n.engine.History(), end.Index)

@@ -84,7 +84,11 @@ func (l *life) see(h []engine.Reign) error {
 	if err := l.newest(seen, h); err != nil || sameHistory(seen, h) {
 		return err
 	}
-	return l.n.setSeen(l.kind, h)
+	if err := l.n.setSeen(l.kind, h); err != nil || l.kind == DR {
+		return err
+	}
+	// Whoever takes this cluster's place must know the forks of what it holds: the record comes before any entry of them.
+	return l.n.keepMembership(l.ctx)
 }
 
 // newest refuses a history that is not the newest seen.

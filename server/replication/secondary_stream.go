@@ -143,7 +143,7 @@ func (l *life) welcome(a *answer) error {
 
 // replace gives this cluster's place the name that it has in the log of the primary it follows now, which is not the one that it came from.
 func (l *life) replace(before, now wal.Position) error {
-	if err := l.e.SetCursor(l.ctx, engine.Performance, now); err != nil {
+	if err := l.e.SetCursor(l.ctx, now); err != nil {
 		return fmt.Errorf("storing the place in the new primary's log: %w", err)
 	}
 	l.log.Info("the place was found in another primary's log", "before", before.Index, "index", now.Index)

@@ -114,7 +114,7 @@ func (r *Reader) fill(ctx context.Context, id *Identity, s Store) (end *footer, 
 		if err := e.AdoptHistory(end.History); err != nil {
 			return err
 		}
-		return setCursors(ctx, e, end)
+		return nil
 	})
 	return end, err
 }
@@ -157,15 +157,12 @@ func same(e *engine.Engine, end *footer) error {
 	return nil
 }
 
-func setCursors(ctx context.Context, e *engine.Engine, end *footer) error {
-	for sub, at := range end.Cursors {
-		if e.SyncState() == nil && e.Cursor(sub) != at {
-			if err := e.SetCursor(ctx, sub, at); err != nil {
-				return err
-			}
-		}
+func setCursor(ctx context.Context, e *engine.Engine, end *footer) error {
+	at, ok := end.Cursors[engine.Performance]
+	if !ok || e.SyncState() != nil || e.Cursor(engine.Performance) == at {
+		return nil
 	}
-	return nil
+	return e.SetCursor(ctx, at)
 }
 
 // begin mints an epoch at the restored index.
@@ -189,7 +186,10 @@ func (r *Reader) begin(ctx context.Context, end *footer, s Store) (ordinal uint6
 			Keyspace: storage.SystemLocal, Scope: storage.Local, Change: storage.Change{Op: storage.Put, Key: []byte(recordRestored), Value: what},
 		}}, lost(live, end.History)...)
 		ordinal = reign.Ordinal
-		return err
+		if err != nil {
+			return err
+		}
+		return setCursor(ctx, e, end)
 	})
 	return ordinal, err
 }
