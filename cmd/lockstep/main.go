@@ -26,6 +26,11 @@ var commands = []command{
 	snapshotSaveCommand,
 	snapshotInspectCommand,
 	snapshotRestoreCommand,
+	divergenceListCommand,
+	divergenceShowCommand,
+	divergenceExportCommand,
+	divergenceReplayCommand,
+	divergenceDiscardCommand,
 	versionCommand,
 	demoCommand,
 }
@@ -104,7 +109,7 @@ func group(c *console, args []string) error {
 
 func list(w io.Writer, commands []command) {
 	for _, cmd := range commands {
-		fmt.Fprintf(w, "  %-16s %s\n", cmd.name, cmd.summary)
+		fmt.Fprintf(w, "  %-18s %s\n", cmd.name, cmd.summary)
 	}
 }
 
