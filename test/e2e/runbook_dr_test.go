@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -222,6 +223,31 @@ func (d *drSite) unplanned(b *runbook) {
 	}
 	said, _, _ = strings.Cut(said, "\n")
 	b.t.Logf("%-12s … says what it took back%s", d.a.Name, said)
+	d.lostIsArchived(b, lost)
+}
+
+// lostIsArchived demands that the archives of the former primary hold what was acknowledged and lost.
+func (d *drSite) lostIsArchived(b *runbook, lost int) {
+	b.t.Helper()
+	list, err := operator(d.a).Logical().Write(drPath+"secondary/divergence", map[string]any{opField: d.batch})
+	if err != nil {
+		b.t.Errorf("listing what diverged on %s: %v", d.a.Name, err)
+		return
+	}
+	info, _ := list.Data["key_info"].(map[string]any)
+	entries := 0
+	for id, about := range info {
+		m, _ := about.(map[string]any)
+		n, err := strconv.Atoi(fmt.Sprint(m["lost_entries"]))
+		if err != nil || m["source"] != "rewind" || m["complete"] != true {
+			b.t.Errorf("archive %s: %v", id, m)
+		}
+		entries += n
+	}
+	if entries < lost {
+		b.t.Errorf("the archives of %s hold %d entries, and %d acknowledged writes were lost:\n%s", d.a.Name, entries, lost, d.a.LogTail(30))
+	}
+	b.t.Logf("%-12s … has archived %d entries", d.a.Name, entries)
 }
 
 // isOnBoth returns how many writes of each writer both DR secondaries surely have: those that were acknowledged before an index that they reached.
