@@ -217,6 +217,12 @@ func (d *drSite) unplanned(b *runbook) {
 	b.change(d.a, drPath+"secondary/update-primary", map[string]any{opField: d.batch, "token": b.activation(d.b, cluster.DR, "a")})
 	b.follows(d.a, d.b, cluster.DR, "a")
 	d.allInLine(b, d.b, costs, d.a, d.c)
+	_, said, found := strings.Cut(d.a.Log(), "entries that the primary does not have are taken back; they are archived")
+	if !found {
+		b.t.Errorf("the log of a does not tell that its writes were taken back and archived:\n%s", d.a.LogTail(30))
+	}
+	said, _, _ = strings.Cut(said, "\n")
+	b.t.Logf("%-12s … says what it took back%s", d.a.Name, said)
 	d.lostIsArchived(b, lost)
 }
 
