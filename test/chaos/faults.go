@@ -3,7 +3,6 @@ package chaos
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -159,7 +158,7 @@ func (w *world) restore(s step) error {
 	m := leaves[s.pick%len(leaves)]
 	kept := filepath.Join(m.node.Dir, "copy")
 	m.node.Kill()
-	if err := copyTree(kept, m.node.Data); err != nil {
+	if err := cluster.CopyTree(kept, m.node.Data); err != nil {
 		return fmt.Errorf("copy the data of %s: %w", m.name, err)
 	}
 	if err := w.start(m); err != nil {
@@ -176,27 +175,6 @@ func (w *world) restore(s step) error {
 		return fmt.Errorf("restore the data of %s: %w", m.name, err)
 	}
 	return w.start(m)
-}
-
-// copyTree copies a directory with the rights of its files.
-func copyTree(to, from string) error {
-	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
-		return err
-	}
-	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		inside, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		return os.Chmod(filepath.Join(to, inside), info.Mode().Perm())
-	})
 }
 
 // healAll ends all faults.
