@@ -17,7 +17,7 @@ const (
 	// What the promotion of a DR secondary left behind is in an archive of a cluster of the site.
 	archivedOnCopiedLogs = true
 	// The same where a performance secondary was promoted.
-	archivedOnOwnLogs = false
+	archivedOnOwnLogs = true
 )
 
 const (
