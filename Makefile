@@ -99,11 +99,11 @@ test-chaos: ## faults and role changes at random, ROUNDS times, judged by a mode
 
 .PHONY: test-divergence
 test-divergence: ## rot in a secondary of 1,000,000 records: found, named, repaired
-	cd test && $(GO) test -count=1 -timeout 0 ./divergence -run '^TestDivergence$$' -v -records=1000000 -bytes=512
+	cd test && $(GO) test -count=1 -timeout 0 ./divergence -run '^TestDivergence$$' -v -records=1000000
 
 .PHONY: test-bootstrap
 test-bootstrap: ## fill a secondary with 1,000,000 records under load and kills
-	cd test && $(GO) test -count=1 -timeout 0 ./bootstrap -run '^TestBootstrap$$' -v -records=1000000 -bytes=512
+	cd test && $(GO) test -count=1 -timeout 0 ./bootstrap -run '^TestBootstrap$$' -v -records=1000000
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME

@@ -16,12 +16,12 @@ import (
 )
 
 var (
-	records = flag.Int("records", 16_000, "records that the primary holds before the secondary is enrolled")
-	bytes   = flag.Int("bytes", 2048, "bytes of a record's value")
+	records = flag.Int("records", 100_000, "records that the primary holds before the secondary is enrolled")
 	kind    = flag.String("kind", "dr", "kind of the secondary: dr or performance")
 )
 
 const (
+	valueBytes  = 512
 	anonMiB     = 512 // most anonymous memory of either process
 	wireFactor  = 1.1 // bytes on the wire for each byte of data
 	loadWriters = 2
@@ -39,8 +39,8 @@ func TestBootstrap(t *testing.T) {
 	primary.Init()
 	primary.MustDo("POST", "sys/mounts/kv", `{"type":"kv","options":{"version":"1"}}`, 200, 204)
 	began := time.Now()
-	cluster.Fill(t, primary, "kv/r", *records, *bytes)
-	t.Logf("%d records of %d bytes written in %s", *records, *bytes, time.Since(began).Round(time.Millisecond))
+	cluster.Fill(t, primary, "kv/r", *records, valueBytes)
+	t.Logf("%d records of %d bytes written in %s", *records, valueBytes, time.Since(began).Round(time.Millisecond))
 
 	primary.EnablePrimary(set)
 	secondary := cluster.New(t, "secondary", cluster.Options{})
@@ -53,7 +53,7 @@ func TestBootstrap(t *testing.T) {
 	if _, err := secondary.Client().Logical().Write("sys/replication/"+*kind+"/secondary/enable", map[string]any{"token": token}); err != nil {
 		t.Fatalf("enable: %v\n%s", err, secondary.LogTail(40))
 	}
-	data := int64(*records) * recordBytes()
+	data := int64(*records) * recordBytes
 	killAt(t, wire, data/5, secondary)
 	killAt(t, wire, data*2/5, primary)
 	killAt(t, wire, data*3/5, secondary)
@@ -68,7 +68,7 @@ func TestBootstrap(t *testing.T) {
 	cluster.WaitConverged(t, cluster.Deadline, primary, secondary, set)
 	peaks := memory.end()
 
-	data += int64(written) * recordBytes()
+	data += int64(written) * recordBytes
 	sent := wire.FromServer()
 	t.Logf("filled in %s under load of %d writes: %d MiB of data, %d MiB on the wire (%.2f); anonymous memory at most: primary %d MiB, secondary %d MiB",
 		time.Since(began).Round(time.Millisecond), written, data>>20, sent>>20, float64(sent)/float64(data), peaks[0]>>20, peaks[1]>>20)
@@ -93,7 +93,7 @@ func TestBootstrap(t *testing.T) {
 }
 
 // recordBytes is what one record is, key and JSON around the value included.
-func recordBytes() int64 { return int64(len("r/000000000") + len(`{"value":""}`) + *bytes) }
+const recordBytes = int64(len("r/000000000") + len(`{"value":""}`) + valueBytes)
 
 // behindProxy makes a node whose cluster port others reach through a proxy only.
 func behindProxy(t *testing.T, name string, o cluster.Options) (*cluster.Node, *cluster.Proxy) {
@@ -131,7 +131,7 @@ func startLoad(primary *cluster.Node) *load {
 			defer tick.Stop()
 			for g := 1; ctx.Err() == nil; g++ {
 				i := rand.IntN(*records)
-				if primary.Put(context.Background(), cluster.Key("kv/r", i), cluster.Value(i, g, *bytes)) == nil {
+				if primary.Put(context.Background(), cluster.Key("kv/r", i), cluster.Value(i, g, valueBytes)) == nil {
 					l.written.Add(1)
 				}
 				<-tick.C
