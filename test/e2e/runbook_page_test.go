@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/hashicorp/vault/api"
@@ -131,6 +132,8 @@ func (c *pageCommand) execute(words []string) string {
 		c.at.Stop()
 	case two == "systemctl start":
 		c.at.Start()
+	case two == "systemctl reload":
+		c.reload()
 	case words[0] == "lockstep":
 		return c.lockstep(words[1:])
 	case two == "vault read":
@@ -142,6 +145,10 @@ func (c *pageCommand) execute(words []string) string {
 		return c.write(words[2:])
 	case two == "vault token":
 		return c.tokenCreate(words[2:])
+	case two == "vault policy" && words[2] == "delete":
+		if err := c.client().Sys().DeletePolicy(words[3]); err != nil {
+			c.fatal("%v", err)
+		}
 	case two == "vault operator" && len(words) > 4 && words[2] == "generate-root":
 		return c.ceremony(words[4:])
 	default:
@@ -156,6 +163,18 @@ func (c *pageCommand) client() *api.Client {
 		client.SetToken(c.token)
 	}
 	return client
+}
+
+// reload is SIGHUP, until the server says that it has read its files again.
+func (c *pageCommand) reload() {
+	c.p.t.Helper()
+	from := len(c.at.Log())
+	if err := syscall.Kill(c.at.Pid(), syscall.SIGHUP); err != nil {
+		c.fatal("%v", err)
+	}
+	cluster.Eventually(c.p.t, cluster.Deadline, c.at.Name+" has read its files again", func() (bool, string) {
+		return strings.Contains(c.at.Log()[from:], "reloaded certificates"), c.at.LogTail(3)
+	})
 }
 
 // failover answers the questions of the command: whichever of the two becomes the primary is confirmed.
