@@ -2,88 +2,15 @@ package e2e
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/lockstepdb/lockstep/test/cluster"
 )
 
-// runbookPage runs the sh blocks of a page of docs/runbooks as they stand there, with A, B and C for clusters.
-type runbookPage struct {
-	t   *testing.T
-	env []string
-	ran int
-}
-
-func (p *runbookPage) run(name string, at *cluster.Node, clusters map[string]*cluster.Node) {
-	t := p.t
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(cluster.Root(), "docs", "runbooks", name+".md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	inside, commands := false, 0
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSpace(line)
-		switch {
-		case line == "```sh":
-			inside = true
-		case strings.HasPrefix(line, "```"):
-			inside = false
-		case inside && line != "":
-			commands++
-			p.command(name, at, clusters, line)
-		}
-	}
-	if commands == 0 {
-		t.Fatalf("docs/runbooks/%s.md has no command", name)
-	}
-	p.ran += commands
-}
-
-func (p *runbookPage) command(page string, at *cluster.Node, clusters map[string]*cluster.Node, line string) {
-	t := p.t
-	t.Helper()
-	words := strings.Fields(line)
-	for i, w := range words {
-		name, letter, _ := strings.Cut(w, "=")
-		if n := clusters[letter]; n != nil {
-			words[i] = name + "=" + n.API
-		}
-	}
-	t.Logf("%s: %s", page, line)
-	switch {
-	case strings.HasPrefix(line, "lockstep failover "):
-		if _, said, err := failover(t, p.env, clusters["B"].Name+"\n"+clusters["A"].Name+"\n", words[2:]...); err != nil {
-			to := clusters["A"] // a failback goes the other way
-			if !strings.Contains(said, "not confirmed") {
-				t.Fatalf("%s: %q: %v", page, line, err)
-			}
-			if _, _, err = failover(t, p.env, to.Name+"\n", words[2:]...); err != nil {
-				t.Fatalf("%s: %q: %v", page, line, err)
-			}
-		}
-	case strings.HasPrefix(line, "lockstep "):
-		at.MustCommand(words[1:]...)
-	case strings.HasPrefix(line, "vault read "):
-		if s, err := at.Client().Logical().Read(words[2]); err != nil || s == nil {
-			t.Fatalf("%s: %q at %s: %v", page, line, at.Name, err)
-		}
-	case strings.HasPrefix(line, "vault write -f "):
-		if s, err := operator(at).Logical().Write(words[3], nil); err != nil || len(s.Warnings) == 0 {
-			t.Fatalf("%s: %q at %s: %v", page, line, at.Name, err)
-		}
-	default:
-		t.Fatalf("docs/runbooks/%s.md has a command that this test cannot run: %q", page, line)
-	}
-}
-
 // TestTheRunbooksOfFailover does what the pages say, in an order in which one situation leads to the next.
 func TestTheRunbooksOfFailover(t *testing.T) {
 	s := newTrioOfDR(t)
-	p := &runbookPage{t: t, env: s.env}
+	p := newRunbookPage(t, s.env)
 	abc := map[string]*cluster.Node{"A": s.a, "B": s.b, "C": s.c}
 	state := func(n *cluster.Node, want, cause string) {
 		t.Helper()
@@ -100,12 +27,15 @@ func TestTheRunbooksOfFailover(t *testing.T) {
 	p.run("failback", s.a, abc)
 	s.oracle.fill(t, s.a, "later", 100)
 	cluster.WaitConverged(t, cluster.Deadline, s.a, s.b, cluster.DR)
-	s.a.Kill()
+	cluster.WaitConverged(t, cluster.Deadline, s.a, s.c, cluster.DR)
+	lost := &oracle{acked: map[string]string{}}
+	s.aloneWrites(t, lost, 5)
 	p.run("unplanned", s.b, abc)
 	s.oracle.allOn(t, s.b, s.b.Token)
 	s.a.Start()
 	state(s.a, "fenced", "superseded")
 	p.run("lost-primary", s.a, abc)
+	lost.allOn(t, s.b, s.b.Token) // replayed
 	cluster.WaitConverged(t, cluster.Deadline, s.b, s.a, cluster.DR)
 	cluster.WaitConverged(t, cluster.Deadline, s.b, s.c, cluster.DR)
 
@@ -123,4 +53,15 @@ func TestTheRunbooksOfFailover(t *testing.T) {
 	cluster.WaitConverged(t, cluster.Deadline, s.a, s.c, cluster.DR)
 	s.oracle.allOn(t, s.a, s.a.Token)
 	t.Logf("%d commands of the pages were run", p.ran)
+}
+
+// aloneWrites lets the primary acknowledge what no secondary receives, and ends it.
+func (d *trioOfDR) aloneWrites(t *testing.T, o *oracle, records int) {
+	t.Helper()
+	d.b.Kill()
+	d.c.Kill()
+	o.fill(t, d.a, "alone", records)
+	d.a.Kill()
+	d.b.Start()
+	d.c.Start()
 }

@@ -93,15 +93,24 @@ func (b *runbook) ceremony(n *cluster.Node, c *api.Client, keys []string) string
 			break
 		}
 	}
-	token, err := base64.RawStdEncoding.DecodeString(attempt.EncodedToken)
-	if err != nil || !attempt.Complete || len(token) != len(otp) || len(otp) != attempt.OTPLength {
+	token, err := decodeToken(attempt.EncodedToken, otp)
+	if err != nil || !attempt.Complete || len(otp) != attempt.OTPLength {
 		b.t.Fatalf("the ceremony at %s ends with %+v, %v", n.Name, attempt, err)
 	}
 	b.did(n, "vault operator generate-root -dr-token -decode=… -otp=…")
+	return token
+}
+
+// decodeToken is `vault operator generate-root -decode`.
+func decodeToken(encoded, otp string) (string, error) {
+	token, err := base64.RawStdEncoding.DecodeString(encoded)
+	if err != nil || len(token) != len(otp) {
+		return "", fmt.Errorf("%q is no token encoded with a password of %d bytes: %w", encoded, len(otp), err)
+	}
 	for i := range token {
 		token[i] ^= otp[i]
 	}
-	return string(token)
+	return string(token), nil
 }
 
 // mode waits until a set of a cluster shows a mode and a state.
