@@ -226,10 +226,9 @@ func (s *sim) checkTokens(final bool) {
 
 // archived are all archives: they outlive the disks, as those that an operator has exported.
 type archived struct {
-	log     bool // from a log, with the flag that tells lost from dropped; else a record that a repair overwrote
-	lost    bool
-	write   *simWrite
-	cluster string
+	log   bool // from a log, with the flag that tells lost from dropped; else a record that a repair overwrote
+	lost  bool
+	write *simWrite
 }
 
 func (s *sim) archive(w *simWrite, lost bool) {

@@ -158,9 +158,7 @@ func (c *simCluster) takes(n *simConn, m *simMsg) {
 
 func (c *simCluster) spool(k Kind, m *simMsg) {
 	if k == DR {
-		for _, e := range m.batch {
-			c.log = append(c.log, e)
-		}
+		c.log = append(c.log, m.batch...)
 		return
 	}
 	c.role[k].spool = append(c.role[k].spool, m)
