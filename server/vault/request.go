@@ -208,7 +208,7 @@ func readBody(w http.ResponseWriter, h *http.Request, limit int64) ([]byte, erro
 		}
 		return nil, refuse(errInvalid, "the request's body cannot be read")
 	}
-	body := bytes.TrimSpace(b.Bytes())
+	body := trimJSON(b.Bytes())
 	if len(body) == 0 || string(body) == "null" {
 		return nil, nil
 	}
@@ -250,7 +250,7 @@ func (r *request) parseForwarded(f *replication.Forwarded, maxBody int64) (err e
 	if r.op == opList && !strings.HasSuffix(r.path, "/") {
 		r.path += "/"
 	}
-	r.body = bytes.TrimSpace(f.Body)
+	r.body = trimJSON(f.Body)
 	if err := r.parseSynchronous(f.Header); err != nil {
 		return err
 	}
