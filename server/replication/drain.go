@@ -94,7 +94,7 @@ func (n *Node) drain(ctx context.Context, k Kind, limit time.Duration) {
 		return
 	}
 	for {
-		behind, moved := n.peers.behind(k, end.Index)
+		behind, moved := n.peers.behind(k, end.Index, true)
 		if behind == "" {
 			return
 		}

@@ -285,7 +285,7 @@ func (n *Node) awaitDR(ctx context.Context, index uint64, what string) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	for index > 0 && n.Mode(DR) == Primary {
-		behind, moved := n.peers.behind(DR, index)
+		behind, moved := n.peers.behind(DR, index, false)
 		if behind == "" {
 			return
 		}

@@ -105,11 +105,12 @@ func (t *peerTable) all(k Kind) ([]peerState, <-chan struct{}) {
 	return out, t.moved
 }
 
-// behind names a connected secondary that has not acknowledged an index, or that it is the last; "" when there is none, and the channel that all returns.
-func (t *peerTable) behind(k Kind, index uint64) (id string, moved <-chan struct{}) {
+// behind names a connected secondary that has not acknowledged an index, or, when it is the last of this primary's part, that it is; "" when there is
+// none, and the channel that all returns.
+func (t *peerTable) behind(k Kind, index uint64, last bool) (id string, moved <-chan struct{}) {
 	peers, moved := t.all(k)
 	for _, p := range peers {
-		if p.Streams > 0 && (p.Acked.Index < index || !p.Told) {
+		if p.Streams > 0 && (p.Acked.Index < index || last && !p.Told) {
 			id = p.ID
 		}
 	}

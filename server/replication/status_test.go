@@ -376,9 +376,13 @@ func TestAnswersWaitForConnectedDRSecondaries(t *testing.T) {
 	}
 	s.peers.update(DR, "eu", func(p *peerState) { p.Acked.Index = index })
 	<-waited
+	const warning = "before every DR secondary has it"
+	if strings.Contains(s.logged.String(), warning) {
+		t.Error("an acknowledgement did not end the wait")
+	}
 	cancel()
 	s.awaitDR(ctx, index+1, "test") // the caller has gone: returns at once, with a warning
-	if !strings.Contains(s.logged.String(), "before every DR secondary has it") {
+	if !strings.Contains(s.logged.String(), warning) {
 		t.Error("no warning")
 	}
 }
