@@ -125,6 +125,7 @@ type feeder struct {
 	last  ack                  // its newest acknowledgement
 	roots []sentRoot           // of the newest heartbeats
 	told  trustTold            // and whom the newest said to trust
+	beats beats                // that were sent, and not yet echoed
 	bye   int64                // clock of the first heartbeat that said where this primary's part ends; 0: none yet
 	kept  []storage.KeyspaceID // left out although the filter does not: see keeps
 
@@ -190,12 +191,16 @@ func (f *feeder) take(a *ack) {
 	f.heard = now
 	parted := f.bye != 0 && a.Heard >= f.bye
 	verified := a.Root != nil && f.sentLocked(a.Applied.Index, *a.Root)
+	sent := f.beats.echoed(a.Heard)
 	told := f.told
 	f.mu.Unlock()
 	f.n.trusts(f.peer, a, told)
 	f.n.peers.update(f.peer.Kind, f.peer.ID, func(ps *peerState) {
 		ps.LastHeartbeat, ps.State, ps.Told = now, a.State, parted
 		ps.APIAddr, ps.ClusterAddr = orElse(a.APIAddr, ps.APIAddr), orElse(a.ClusterAddr, ps.ClusterAddr)
+		if sent.After(ps.Heard) {
+			ps.Heard = sent
+		}
 		ps.ClockSkew = now.Sub(time.Unix(0, a.Clock))
 		if a.Heard != 0 {
 			ps.RoundTrip = now.Sub(time.Unix(0, a.Heard))
@@ -306,6 +311,7 @@ func (f *feeder) heartbeat() error {
 	}
 	f.mu.Lock()
 	f.told = told
+	f.beats.sent(h.Clock)
 	if h.Last && f.bye == 0 {
 		f.bye = h.Clock
 	}

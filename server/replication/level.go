@@ -13,13 +13,15 @@ type Level struct {
 	Applied     bool          // readable there, not only durable
 	Timeout     time.Duration // how long an answer is held back
 	Degrade     bool          // then it is given with a warning, otherwise it is an error
+	Lease       time.Duration // writes are taken only while as many secondaries were heard of within it; 0: always. Of a set only
 }
 
 const (
 	maxLevel     = 16 // secondaries
 	levelTimeout = 5 * time.Second
 	maxLevelTime = time.Minute
-	levelUsage   = "async, or durable=N or applied=N, then optionally ,timeout=5s and ,on_timeout=fail or ,on_timeout=degrade"
+	maxLease     = 10 * time.Minute
+	levelUsage   = "async, or durable=N or applied=N, then optionally ,timeout=5s and ,on_timeout=fail or ,on_timeout=degrade, and for a set ,lease=10s"
 )
 
 // ParseLevel reads "async" or "durable=2,timeout=3s,on_timeout=degrade".
@@ -51,6 +53,10 @@ func (l *Level) set(name, value string, first bool) (err error) {
 		if l.Timeout, err = time.ParseDuration(value); err != nil || l.Timeout <= 0 || l.Timeout > maxLevelTime {
 			return refuse("timeout must be a duration above 0 and up to %v: got %q", maxLevelTime, value)
 		}
+	case !first && name == "lease":
+		if l.Lease, err = time.ParseDuration(value); err != nil || l.Lease <= 0 || l.Lease > maxLease {
+			return refuse("lease must be a duration above 0 and up to %v: got %q", maxLease, value)
+		}
 	case !first && name == "on_timeout" && (value == "fail" || value == "degrade"):
 		l.Degrade = value == "degrade"
 	default:
@@ -70,5 +76,9 @@ func (l Level) String() string {
 	if l.Degrade {
 		then = "degrade"
 	}
-	return fmt.Sprintf("%s=%d,timeout=%v,on_timeout=%s", name, l.Secondaries, l.Timeout, then)
+	text := fmt.Sprintf("%s=%d,timeout=%v,on_timeout=%s", name, l.Secondaries, l.Timeout, then)
+	if l.Lease > 0 {
+		text += fmt.Sprintf(",lease=%v", l.Lease)
+	}
+	return text
 }

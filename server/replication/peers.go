@@ -39,6 +39,7 @@ type peerState struct {
 	State         string    // as the secondary names its own state
 	Streams       int       // live subscriptions
 	LastHeartbeat time.Time // zero: none yet
+	Heard         time.Time // when the newest heartbeat that it has echoed was sent (monotonic); zero: none yet
 	RoundTrip     time.Duration
 	ClockSkew     time.Duration // this clock minus the secondary's, not corrected for the round trip
 	CanaryAge     time.Duration // lag on this cluster's clock: now minus the time of the first entry not yet acknowledged

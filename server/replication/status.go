@@ -136,6 +136,9 @@ func (n *Node) synchronousStatus(k Kind, out map[string]any) {
 	if l.Secondaries == 0 {
 		return
 	}
+	if l.Lease > 0 {
+		out["write_lease_held"] = n.Leased(k) == nil
+	}
 	if index, gated, _ := n.confirmedIndex(k); gated {
 		out["confirmed_index"] = index
 	}

@@ -21,7 +21,7 @@ var statusTypes = map[string]string{
 	"mode": "string", "state": "string", "connection_state": "string", "cluster_id": "string", "secondary_id": "string", "primary_cluster_addr": "string",
 	"known_primary_cluster_addrs": "array", "primaries": "array", "known_secondaries": "array", "secondaries": "array",
 	"last_wal": "number", "last_dr_wal": "number", "last_performance_wal": "number", "last_remote_wal": "number", "ssct_generation_counter": "number",
-	"merkle_root": "string", "synchronous": "string", "confirmed_index": "number", "synchronous_degraded_since": "string", "last_reindex_epoch": "string", "last_corruption_check_epoch": "string", "certificate_expires_in_seconds": "number", "ca_expires_in_seconds": "number", "ca_roll": "object", "since": "string", "waits_for": "array", "corrupted_merkle_tree": "bool", "last_start": "string",
+	"merkle_root": "string", "synchronous": "string", "confirmed_index": "number", "write_lease_held": "bool", "synchronous_degraded_since": "string", "last_reindex_epoch": "string", "last_corruption_check_epoch": "string", "certificate_expires_in_seconds": "number", "ca_expires_in_seconds": "number", "ca_roll": "object", "since": "string", "waits_for": "array", "corrupted_merkle_tree": "bool", "last_start": "string",
 	"merkle_sync_progress": "object", "sync_progress": "number", "sync_total_keys": "number",
 	"reindex_in_progress": "bool", "reindex_stage": "string", "reindex_building_progress": "number", "reindex_building_total": "number",
 	"node_id": "string", "api_address": "string", "cluster_address": "string", "connection_status": "string",

@@ -49,6 +49,7 @@ type levels struct {
 	version  uint64     // of the system's records when of was read; 0: never
 	of       map[Kind]Level
 	degraded map[Kind]time.Time // since when answers are given without confirmation
+	lapsed   map[Kind]bool      // the write lease has ended
 }
 
 // Synchronous returns the level of a set that this cluster is the primary of.
@@ -92,6 +93,9 @@ func (n *Node) SetSynchronous(ctx context.Context, k Kind, l Level) error {
 	if n.Mode(k) != Primary {
 		return refuse("this cluster is no %s primary: only a primary has a level of replication", k)
 	}
+	if shortest := connectedFor * n.cfg.HeartbeatInterval; l.Lease > 0 && l.Lease < shortest {
+		return refuse("a write lease of %v is too short for heartbeats every %v: give at least %v", l.Lease, n.cfg.HeartbeatInterval, shortest)
+	}
 	w := put(recordLevel(k), []byte(l.String()))
 	if l.Secondaries == 0 {
 		w = remove(recordLevel(k))
@@ -101,6 +105,7 @@ func (n *Node) SetSynchronous(ctx context.Context, k Kind, l Level) error {
 	}
 	n.levels.mu.Lock()
 	delete(n.levels.degraded, k)
+	delete(n.levels.lapsed, k)
 	n.levels.mu.Unlock()
 	n.log.Info("the level of replication is set", "set", string(k), "level", l.String())
 	return nil
@@ -213,7 +218,12 @@ func (n *Node) confirmed(of []Kind, index uint64) (have int, moved <-chan struct
 
 // counts reports whether a secondary's acknowledgement confirms.
 func (n *Node) counts(k Kind, p *peerState) bool {
-	if p.Streams == 0 || p.State != string(StateStreamWALs) {
+	return p.Streams > 0 && n.couldSucceed(k, p)
+}
+
+// couldSucceed reports whether a secondary, as it was last heard of, could take the primary's place.
+func (n *Node) couldSucceed(k Kind, p *peerState) bool {
+	if p.State != string(StateStreamWALs) {
 		return false
 	}
 	if k == DR {

@@ -17,6 +17,7 @@ func TestLevelsAreReadAndPrinted(t *testing.T) {
 		{"durable=1", "durable=1,timeout=5s,on_timeout=fail"},
 		{"applied=2, timeout=300ms, on_timeout=degrade", "applied=2,timeout=300ms,on_timeout=degrade"},
 		{"durable=16,on_timeout=fail,timeout=1m", "durable=16,timeout=1m0s,on_timeout=fail"},
+		{"durable=2,lease=10s", "durable=2,timeout=5s,on_timeout=fail,lease=10s"}, {"durable=2,lease=0s", ""}, {"durable=2,lease=11m", ""}, {"async,lease=10s", ""},
 		{"durable", ""}, {"durable=0", ""}, {"durable=17", ""}, {"durable=-1", ""}, {"timeout=1s", ""}, {"durable=1,durable=2", ""},
 		{"durable=1,timeout=0", ""}, {"durable=1,timeout=61s", ""}, {"durable=1,on_timeout=wait", ""}, {"async,timeout=1s", ""},
 		{"durable=1," + strings.Repeat(" ", 128), ""},
@@ -34,6 +35,7 @@ func TestLevelsAreReadAndPrinted(t *testing.T) {
 func FuzzParseLevel(f *testing.F) {
 	f.Add("durable=2,timeout=3s,on_timeout=degrade")
 	f.Add("async")
+	f.Add("applied=1,lease=1500ms")
 	f.Fuzz(func(t *testing.T, text string) {
 		l, err := ParseLevel(text)
 		if err != nil {

@@ -305,6 +305,10 @@ func (c *Core) commit(r *request, tx *engine.Tx) error {
 			return refuse(errUnavailable, "this cluster ceased to be the primary while the request was under way, and nothing was written: repeat it")
 		}
 	}
+	tx, err := c.underLease(tx)
+	if err != nil {
+		return err
+	}
 	done, err := c.engine.Do(r.ctx, tx)
 	if err != nil {
 		return err

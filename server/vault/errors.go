@@ -70,6 +70,7 @@ var failures = []struct {
 	{as[*snapshots.Invalid], http.StatusBadRequest, ""},
 	{as[*replication.Refused], http.StatusBadRequest, ""},
 	{as[*replication.NotReady], http.StatusServiceUnavailable, ""},
+	{as[*replication.LeaseLost], http.StatusServiceUnavailable, ""},
 	{is(engine.ErrOutcomeUnknown), http.StatusConflict, "read before you write again: "}, // clients repeat a 5xx by themselves
 	{is(archive.ErrNotFound), http.StatusNotFound, ""},
 	{is(archive.ErrInUse), http.StatusServiceUnavailable, ""},

@@ -43,6 +43,8 @@ func (NoSets) AwaitLevel(context.Context, uint64, replication.Level, bool, ...re
 	return nil
 }
 
+func (NoSets) Leased(replication.Kind) error { return nil }
+
 func (NoSets) Fenced(replication.Kind) map[string]any { return nil }
 
 func (NoSets) Meters() *replication.Meters { return nil }

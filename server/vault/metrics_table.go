@@ -281,6 +281,10 @@ var setMetrics = []metric{
 	{"lockstep.replication.sync_bytes_total", counter, "bytes", "What fetching what differs cost.", shown("sync_bytes", 1)},
 	{"lockstep.replication.certificate_expires_in_seconds", gauge, "s", "Time left of this cluster's certificate of the cluster port.", shown("certificate_expires_in_seconds", 1)},
 	{"lockstep.replication.corrupted", gauge, "0 or 1", "Whether the last merkle-check found damage.", shown("corrupted_merkle_tree", 1)},
+	{"lockstep.replication.fenced", gauge, "0 or 1", "Whether this primary is fenced: it has learned of another, and takes no writes.", each(func(_ *scrape, st map[string]any) (any, bool) {
+		return st["state"] == "fenced", st["mode"] == string(replication.Primary)
+	})},
+	{"lockstep.replication.write_lease_held", gauge, "0 or 1", "Whether the write lease of a set lasts; none without one.", shown("write_lease_held", 1)},
 	{"lockstep.secondary.connected", gauge, "0 or 1", "Whether a secondary that this primary knows is connected.", peers(connected)},
 	{"lockstep.secondary.acked_index", gauge, "index", "Index that the secondary has made durable.", peerShown("acked_index", 1)},
 	{"lockstep.secondary.lag_entries", gauge, "entries", "Entries that it lacks.", peerShown("lag_entries", 1)},

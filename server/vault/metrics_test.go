@@ -40,7 +40,7 @@ type bothSets struct{ vault.NoSets }
 func (bothSets) Status(k replication.Kind) map[string]any {
 	if k == replication.DR {
 		return map[string]any{
-			"mode": "primary", "state": "running", "certificate_expires_in_seconds": int64(3600), "corrupted_merkle_tree": false,
+			"mode": "primary", "state": "running", "certificate_expires_in_seconds": int64(3600), "corrupted_merkle_tree": false, "write_lease_held": true,
 			"secondaries": []map[string]any{{
 				"node_id": `eu"1`, "connection_status": "connected", "last_heartbeat": "2031-02-03T04:05:00Z", "acked_index": uint64(5), "lag_entries": uint64(2),
 				"lag_bytes": uint64(99), "lag_ms": uint64(1500), "retention_headroom_seconds": uint64(86400),
@@ -159,6 +159,8 @@ func TestMetricsInBothForms(t *testing.T) {
 		`lockstep_replication_certificate_expires_in_seconds{set="dr"}`:             3600,
 		`lockstep_replication_corrupted{set="performance"}`:                         1,
 		`lockstep_secondary_retention_headroom_seconds{set="dr",secondary="eu\"1"}`: 86400,
+		`lockstep_replication_fenced{set="dr"}`:                                     0,
+		`lockstep_replication_write_lease_held{set="dr"}`:                           1,
 		`lockstep_secondary_connected{set="dr",secondary="eu\"1"}`:                  1,
 		`lockstep_log_poisoned`:                                                     0,
 		`lockstep_consistent`:                                                       1,
@@ -206,6 +208,29 @@ func TestMetricsOfADRSecondaryAndOfAClusterThatIsNotInitialised(t *testing.T) {
 	vault.SetNode(c.core, drSecondary{})
 	if g := c.call("GET", "sys/metrics", "", ""); metricOf(t, g, "Gauges", "vault.core.active") != 0 || metricOf(t, g, "Gauges", "vault.core.replication.dr.secondary") != 1 {
 		t.Errorf("DR secondary: %v", g.status)
+	}
+}
+
+// fencedPrimary is fenced in its DR set.
+type fencedPrimary struct{ bothSets }
+
+func (f fencedPrimary) Status(k replication.Kind) map[string]any {
+	status := f.bothSets.Status(k)
+	if k == replication.DR {
+		status["state"] = "fenced"
+	}
+	return status
+}
+
+func TestMetricsOfAFencedPrimary(t *testing.T) {
+	c := withMetrics(t)
+	vault.SetNode(c.core, fencedPrimary{})
+	values, _ := parseExposition(t, c.text(t))
+	if values[`lockstep_replication_fenced{set="dr"}`] != 1 {
+		t.Error("the metric of the fenced set is not 1")
+	}
+	if v, there := values[`lockstep_replication_fenced{set="performance"}`]; there {
+		t.Errorf("a secondary shows %v: only a primary can be fenced", v)
 	}
 }
 

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
+	"github.com/lockstepdb/lockstep/storage"
 )
 
 // headerSynchronous is how many secondaries must hold a write before it is answered.
@@ -22,11 +25,12 @@ type confirmations interface {
 	SetSynchronous(ctx context.Context, k replication.Kind, l replication.Level) error
 	Degraded(k replication.Kind) time.Time
 	AwaitConfirmed(ctx context.Context, committed bool) (warning string, err error)
+	Leased(k replication.Kind) error
 	AwaitLevel(ctx context.Context, index uint64, l replication.Level, committed bool, of ...replication.Kind) error
 }
 
 func (r *request) parseSynchronous(h http.Header) (err error) {
-	r.level, err = replication.ParseLevel(h.Get(headerSynchronous))
+	r.level, err = parseWriteLevel(h.Get(headerSynchronous))
 	if err != nil {
 		return refuse(errInvalid, "%s: %s", headerSynchronous, err)
 	}
@@ -39,6 +43,9 @@ func (c *Core) confirm(r *request, rep *reply, err error) (*reply, error) {
 	n := c.node.Load()
 	if n == nil || r.caller == nil && !r.opened || r.committed == 0 && strings.HasPrefix(r.path, "sys/") || strings.HasPrefix(r.path, "sys/replication/") {
 		return rep, err // an operator is answered whatever is missing
+	}
+	if isLeaseLost(err) && r.committed == 0 {
+		return rep, err // it shows nothing, and is not to wait
 	}
 	warning, failed := n.AwaitConfirmed(r.ctx, r.committed > 0)
 	if failed == nil && r.committed > 0 {
@@ -58,6 +65,42 @@ func (c *Core) confirm(r *request, rep *reply, err error) (*reply, error) {
 		rep.warn(warning)
 	}
 	return rep, err
+}
+
+func isLeaseLost(err error) bool {
+	var lost *replication.LeaseLost
+	return errors.As(err, &lost)
+}
+
+// underLease refuses a transaction while a write lease that it needs has ended: that of the DR set for all, that of the performance set for what is shared, which
+// may be known only when it is executed.
+func (c *Core) underLease(tx *engine.Tx) (*engine.Tx, error) {
+	n := c.node.Load()
+	if n == nil {
+		return tx, nil
+	}
+	if err := n.Leased(dr); err != nil {
+		return nil, err
+	}
+	lost := n.Leased(performance)
+	if lost == nil {
+		return tx, nil
+	}
+	isShared := func(w engine.Write) bool { return w.Scope == storage.Replicated }
+	if slices.ContainsFunc(tx.Writes, isShared) {
+		return nil, lost
+	}
+	guarded := *tx
+	if exec := tx.Exec; exec != nil {
+		guarded.Exec = func(rd engine.Reader) ([]engine.Write, error) {
+			writes, err := exec(rd)
+			if err == nil && slices.ContainsFunc(writes, isShared) {
+				return nil, lost
+			}
+			return writes, err
+		}
+	}
+	return &guarded, nil
 }
 
 // confirmWrite waits for the levels that the mount and the request ask for.
@@ -130,6 +173,13 @@ func readSynchronous(k replication.Kind) handler {
 			return nil, err
 		}
 		data := map[string]any{"level": l.String()}
+		if l.Lease > 0 {
+			lost := n.Leased(k)
+			data["write_lease_held"] = lost == nil
+			if lost != nil {
+				data["reason"] = lost.Error()
+			}
+		}
 		if since := n.Degraded(k); !since.IsZero() {
 			data["degraded_since"] = stamp(since)
 		}
@@ -139,6 +189,15 @@ func readSynchronous(k replication.Kind) handler {
 
 // checkSynchronous refuses a mount's level that is none.
 func checkSynchronous(options map[string]string) error {
-	_, err := replication.ParseLevel(options[optionSynchronous])
+	_, err := parseWriteLevel(options[optionSynchronous])
 	return err
+}
+
+// parseWriteLevel reads the level of a mount or of one write.
+func parseWriteLevel(text string) (replication.Level, error) {
+	l, err := replication.ParseLevel(text)
+	if err == nil && l.Lease > 0 {
+		return l, refuse(errInvalid, "a lease is a set's: leave it out here, and set it by sys/replication/{dr,performance}/primary/synchronous")
+	}
+	return l, err
 }

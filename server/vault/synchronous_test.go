@@ -17,6 +17,14 @@ type unconfirmed struct {
 	warning string
 	have    int // secondaries that hold everything
 	asked   []string
+	lost    map[replication.Kind]bool // the write lease of a set has ended
+}
+
+func (u *unconfirmed) Leased(k replication.Kind) error {
+	if u.lost[k] {
+		return &replication.LeaseLost{Set: k, Lease: 10 * time.Second, Want: 1}
+	}
+	return nil
 }
 
 func (u *unconfirmed) AwaitConfirmed(_ context.Context, committed bool) (string, error) {
@@ -93,4 +101,54 @@ func TestAMountHasALevelOfItsOwn(t *testing.T) {
 	p.must(409, "PUT", "safe/x", `{"a":"2"}`)
 	p.must(204, "POST", "sys/mounts/safe/tune", `{"options":{"synchronous":"async"}}`)
 	p.must(204, "PUT", "safe/x", `{"a":"3"}`)
+}
+
+func TestWritesWithoutALease(t *testing.T) {
+	p, _, _ := pair(t)
+	node := &unconfirmed{part: &part{performance: replication.Primary}}
+	vault.SetNode(p.core, node)
+	p.must(204, "POST", "sys/mounts/here", `{"type":"kv","local":true}`)
+	p.must(204, "PUT", "kv/x", `{"a":"1"}`)
+	const ended = "Nothing was written: repeat it when they are connected again"
+	for _, tt := range []struct {
+		name         string
+		set          replication.Kind
+		method, path string
+		body         string
+		status       int
+		text         string
+	}{
+		{"of DR: a write", replication.DR, "PUT", "kv/x", `{"a":"2"}`, 503, ended},
+		{"a write of version 2, which is decided when it is executed", replication.DR, "PUT", "secret/data/x", `{"data":{"a":"2"}}`, 503, ended},
+		{"a local write", replication.DR, "PUT", "here/x", `{"a":"2"}`, 503, ended},
+		{"a token", replication.DR, "POST", "auth/token/create", `{}`, 503, ended},
+		{"a read", replication.DR, "GET", "kv/x", "", 200, `"a":"1"`},
+		{"status", replication.DR, "GET", "sys/replication/status", "", 200, ""},
+		{"of performance: a write", replication.Performance, "PUT", "kv/x", `{"a":"2"}`, 503, ended},
+		{"a write of version 2", replication.Performance, "PUT", "secret/data/x", `{"data":{"a":"2"}}`, 503, ended},
+		{"a policy", replication.Performance, "PUT", "sys/policies/acl/p", `{"policy":"path \"a\" { capabilities = [\"read\"] }"}`, 503, ended},
+		{"what is local goes on", replication.Performance, "PUT", "here/x", `{"a":"2"}`, 204, ""},
+		{"a token of this cluster", replication.Performance, "POST", "auth/token/create", `{}`, 200, ""},
+		{"a read of what is shared", replication.Performance, "GET", "kv/x", "", 200, `"a":"1"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			node.lost = map[replication.Kind]bool{tt.set: true}
+			before := p.engine.Position()
+			g := p.call(tt.method, tt.path, p.root, tt.body)
+			if g.status != tt.status || !strings.Contains(string(g.raw), tt.text) {
+				t.Errorf("got %v, want %d with %q", g, tt.status, tt.text)
+			}
+			if after := p.engine.Position(); tt.status == 503 && after != before {
+				t.Errorf("it was refused, and the log went from %v to %v", before, after)
+			}
+		})
+	}
+	node.lost, node.set = map[replication.Kind]bool{replication.DR: true}, true
+	if g := p.call("PUT", "kv/x", p.root, `{"a":"2"}`); g.status != 503 || !strings.Contains(string(g.raw), ended) {
+		t.Errorf("a refusal waits for confirmation: got %v", g)
+	}
+	p.must(400, "POST", "sys/mounts/safe", `{"type":"kv","options":{"synchronous":"durable=1,lease=10s"}}`)
+	if g := p.call("PUT", "kv/x", p.root, `{"a":"2"}`, "X-Lockstep-Synchronous", "durable=1,lease=10s"); g.status != 400 || !strings.Contains(string(g.raw), "a lease is a set's") {
+		t.Errorf("a write with a lease of its own: got %v", g)
+	}
 }
