@@ -155,43 +155,62 @@ func TestARewindSurvivesAKillAtEachCommit(t *testing.T) {
 		a.write(shared, storage.Replicated, "lost ", k-1)
 		enginetest.MustDo(t, a.e, enginetest.Drop(second, storage.Replicated))
 	}
-	for n, through := 1, false; !through; n++ {
-		a, b := partedPrimary(t, nil, base, tail)
-		f := &fuse{after: n%2 == 0}
-		a.archives.Seam = f.seam
-		a.killed(false, f, 0)
-		act, err := b.n.SecondaryToken(enginetest.Context(t), DR, "a-old", 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		goOn := a.n.pauseLife(DR)
-		if _, err := a.n.UpdatePrimary(enginetest.Context(t), DR, UpdatePrimary{Token: &act.Token}); err != nil {
-			t.Fatal(err)
-		}
-		f.left.Store(int64((n + 1) / 2))
-		goOn()
-		a.until("it is killed, or through", func() bool {
-			link := a.n.link[DR].get()
-			return f.blown.Load() || link.Machine.Name == StateStreamWALs && link.Verified == b.e.Position().Index
-		})
-		through = !f.blown.Load()
-		a.archives.Seam = nil
-		a.killed(false, &fuse{}, 0)
-		b.caughtUp(DR, a)
-		equalLogs(t, a.e, b.e)
-		at, puts := a.archived(shared)
-		if len(at) != k || len(puts) != k-1 || len(a.kept.List()) != 1 {
-			t.Fatalf("killed at commit %d: the archives hold %d entries, %d of the puts: %+v", n, len(at), len(puts), a.kept.List())
-		}
-		if _, r := a.cost(DR); r.Repair+r.Bootstrap != 0 {
-			t.Errorf("killed at commit %d: ranges were compared: %+v", n, r)
-		}
-		if got := len(enginetest.Content(t, a.e)[second]); got != 50 {
-			t.Fatalf("killed at commit %d: the keyspace that was dropped has %d records, want 50", n, got)
-		}
-		a.stop()
-		b.stop()
+	strands, step := 4, 4 // mostly they wait
+	if raceEnabled {
+		strands, step = 2, 6 // each third kill: one strand before, the other after the bytes are on disk
 	}
+	for strand := range strands {
+		t.Run(fmt.Sprintf("from commit %d on", 1+strand*step/strands), func(t *testing.T) {
+			t.Parallel()
+			n := 1 + strand*step/strands
+			for !rewoundThoughKilled(t, n, k, base, tail) {
+				n += step
+			}
+			t.Logf("through at kill %d", n)
+		})
+	}
+}
+
+// rewoundThoughKilled kills a returning primary at its nth commit, odd ones before and even ones after the bytes are on disk, and checks that it comes
+// in line when it is started again. It reports whether it was through before.
+func rewoundThoughKilled(t *testing.T, n, k int, base, tail func(a *cluster)) (through bool) {
+	t.Helper()
+	a, b := partedPrimary(t, nil, base, tail)
+	f := &fuse{after: n%2 == 0}
+	a.archives.Seam = f.seam
+	a.killed(false, f, 0)
+	act, err := b.n.SecondaryToken(enginetest.Context(t), DR, "a-old", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	goOn := a.n.pauseLife(DR)
+	if _, err := a.n.UpdatePrimary(enginetest.Context(t), DR, UpdatePrimary{Token: &act.Token}); err != nil {
+		t.Fatal(err)
+	}
+	f.left.Store(int64((n + 1) / 2))
+	goOn()
+	a.until("it is killed, or through", func() bool {
+		link := a.n.link[DR].get()
+		return f.blown.Load() || link.Machine.Name == StateStreamWALs && link.Verified == b.e.Position().Index
+	})
+	through = !f.blown.Load()
+	a.archives.Seam = nil
+	a.killed(false, &fuse{}, 0)
+	b.caughtUp(DR, a)
+	equalLogs(t, a.e, b.e)
+	at, puts := a.archived(shared)
+	if len(at) != k || len(puts) != k-1 || len(a.kept.List()) != 1 {
+		t.Fatalf("killed at commit %d: the archives hold %d entries, %d of the puts: %+v", n, len(at), len(puts), a.kept.List())
+	}
+	if _, r := a.cost(DR); r.Repair+r.Bootstrap != 0 {
+		t.Errorf("killed at commit %d: ranges were compared: %+v", n, r)
+	}
+	if got := len(enginetest.Content(t, a.e)[second]); got != 50 {
+		t.Fatalf("killed at commit %d: the keyspace that was dropped has %d records, want 50", n, got)
+	}
+	a.stop()
+	b.stop()
+	return through
 }
 
 // TestADropInTheTailIsTakenBackForNothing fetches none of the records of a keyspace that only the old primary dropped.
