@@ -162,9 +162,11 @@ func TestARewindSurvivesAKillAtEachCommit(t *testing.T) {
 	for strand := range strands {
 		t.Run(fmt.Sprintf("from commit %d on", 1+strand*step/strands), func(t *testing.T) {
 			t.Parallel()
-			for n, through := 1+strand*step/strands, false; !through; n += step {
-				through = rewoundThoughKilled(t, n, k, base, tail)
+			n := 1 + strand*step/strands
+			for !rewoundThoughKilled(t, n, k, base, tail) {
+				n += step
 			}
+			t.Logf("through at kill %d", n)
 		})
 	}
 }
