@@ -256,7 +256,8 @@ func (f *feeder) encode(b *outgoing) *pb.Batch {
 		out.Totals = storage.EncodeTotals(list)
 	}
 	// A fork is in the history before its first frame is durable, so a history read now has every fork of this batch.
-	if history, _ := f.n.setHistory(f.peer.Kind, f.n.set(f.peer.Kind), b.end.Index); len(history) != f.forks {
+	// It ends where the log does, as the answer's: a shorter one would be older than what the secondary has seen.
+	if history, _ := f.n.setHistory(f.peer.Kind, f.n.set(f.peer.Kind), max(b.end.Index, f.n.engine.Position().Index)); len(history) != f.forks {
 		f.forks = len(history)
 		out.History = encodeHistory(history)
 	}

@@ -261,3 +261,23 @@ func TestANewStreamOfASecondaryEndsTheOneBefore(t *testing.T) {
 	p.caughtUp(DR, s)
 	p.until("one stream is left", func() bool { ps, _ := p.n.peers.get(DR, "s"); return ps.Streams == 1 })
 }
+
+// TestABacklogFromBeforeTheLastStartIsStreamedInMoreThanOneBatch lets a secondary come back to a primary that was restarted meanwhile: what it lacks is of the fork
+// before, and more than a batch holds. The history that comes with a batch must not be shorter than that of the answer.
+func TestABacklogFromBeforeTheLastStartIsStreamedInMoreThanOneBatch(t *testing.T) {
+	bothKinds(t, func(t *testing.T, k Kind) {
+		p, _ := newPrimary(t)
+		s := p.follow(k, "s")
+		p.caughtUp(k, s)
+		s.stop()
+		p.load(shared, storage.Replicated, "while it was away/", 3000, 1024)
+		p.restart()
+		p.write(shared, storage.Replicated, "of the next fork ", 3)
+		s.e = enginetest.Reopen(t, s.e)
+		s.run()
+		p.caughtUp(k, s)
+		if got := s.n.link[k].get().Resumes; got != (resumes{Continue: 1}) {
+			t.Errorf("streams since it is back: %+v, want one that continues", got)
+		}
+	})
+}
