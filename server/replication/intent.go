@@ -133,12 +133,13 @@ func (n *Node) underWay() *intent {
 	return n.intent
 }
 
-// done writes the last step: notes of the new role, and that nothing is left to do.
-func (n *Node) done(in *intent, notes map[string][]byte) error {
+// done writes the last step: notes of the new role, and that nothing is left to do. use puts the new role into force: before anybody can see that the change has ended.
+func (n *Node) done(notes map[string][]byte, use func()) error {
 	notes[noteIntent] = nil
 	if err := n.engine.NodeSet(notes); err != nil {
 		return fmt.Errorf("storing the new role: %w", err)
 	}
+	use()
 	n.setIntent(nil)
 	return nil
 }

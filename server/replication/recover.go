@@ -69,13 +69,17 @@ func (n *Node) completeRecover(ctx context.Context, in *intent) error {
 	for _, k := range in.Kinds {
 		notes[noteFence(k)] = nil
 	}
-	if err := n.done(in, notes); err != nil {
+	err = n.done(notes, func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		for _, k := range in.Kinds {
+			n.unfenceLocked(k)
+		}
+	})
+	if err != nil {
 		return err
 	}
 	n.mu.Lock()
-	for _, k := range in.Kinds {
-		n.unfenceLocked(k)
-	}
 	for _, k := range kinds { // a herald has news, and a secondary's life may begin again
 		n.lives.wakeLocked(k)
 	}

@@ -139,18 +139,24 @@ func (n *Node) completePromoteDR(ctx context.Context, in *intent) error {
 	if err := n.engine.Checkpoint(ctx); err != nil {
 		return fmt.Errorf("making a checkpoint of the new epoch: %w", err)
 	}
-	if err := n.done(in, notes); err != nil {
+	err = n.done(notes, func() {
+		n.use(DR, in.Set)
+		if member != nil {
+			n.use(Performance, member)
+		}
+		if perf != nil {
+			n.use(Performance, perf)
+		}
+	})
+	if err != nil {
 		return err
 	}
-	n.use(DR, in.Set)
 	n.holdFormer(DR, in.Set)
 	if member != nil {
-		n.use(Performance, member)
 		n.markRepairable()
 		n.log.Info("this cluster takes its former primary's place as a performance secondary; performance/secondary/update-primary gives it a primary", "cluster_id", member.Set)
 	}
 	if perf != nil {
-		n.use(Performance, perf)
 		n.holdFormer(Performance, perf)
 		n.restoreHolds()
 		n.log.Info("this cluster takes its former primary's place in the performance set", "cluster_id", perf.Set)
@@ -206,11 +212,13 @@ func (n *Node) completeDemoteDR(in *intent) error {
 		noteFence(DR): nil, noteFence(Performance): nil, noteHerald(DR): nil, noteHerald(Performance): nil,
 		noteFarewell(DR): n.farewellNow(n.engine.Position()), noteFarewell(Performance): nil, // it has everything that it wrote itself
 	}
-	if err := n.done(in, notes); err != nil {
+	err := n.done(notes, func() {
+		n.use(DR, in.Set)
+		n.use(Performance, nil)
+	})
+	if err != nil {
 		return err
 	}
-	n.use(DR, in.Set)
-	n.use(Performance, nil)
 	n.log.Info("demoted", "set", string(DR), "cluster_id", in.Set.Set, "index", n.engine.Position().Index)
 	return nil
 }
@@ -236,11 +244,13 @@ func (n *Node) completeDisableDR(ctx context.Context, in *intent) error {
 		}
 	}
 	notes := map[string][]byte{noteSet(DR): nil, noteTLSKey(DR): nil, noteSeen(DR): nil, notePublicKey(DR): nil, noteFarewell(DR): nil}
-	if err := n.done(in, notes); err != nil {
+	err = n.done(notes, func() {
+		n.use(DR, nil)
+		n.use(Performance, nil)
+	})
+	if err != nil {
 		return err
 	}
-	n.use(DR, nil)
-	n.use(Performance, nil)
 	n.log.Info("replication disabled", "set", string(DR))
 	return nil
 }

@@ -67,15 +67,15 @@ func (n *Node) completePromotePerf(ctx context.Context, in *intent) error {
 	if err := n.engine.Checkpoint(ctx); err != nil {
 		return fmt.Errorf("making a checkpoint of the new epoch: %w", err)
 	}
-	if err := n.done(in, map[string][]byte{noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, notePublicKey(Performance): nil,
-		noteHerald(Performance): in.news(), noteFarewell(Performance): nil, noteContact(Performance): nil}); err != nil {
-		return err
-	}
 	set, err := n.formerPerf() // as the entry has it
 	if err != nil {
 		return err
 	}
-	n.use(Performance, set)
+	notes := map[string][]byte{noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, notePublicKey(Performance): nil,
+		noteHerald(Performance): in.news(), noteFarewell(Performance): nil, noteContact(Performance): nil}
+	if err := n.done(notes, func() { n.use(Performance, set) }); err != nil {
+		return err
+	}
 	n.holdFormer(Performance, set)
 	n.markRepairable()
 	n.log.Info("promoted", "set", string(Performance), "cluster_id", in.Set.Set, "ordinal", in.Set.Since, "after", set.From.Index)
@@ -113,10 +113,9 @@ func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
 	notes := map[string][]byte{noteSet(Performance): mustJSON(&set), noteSeen(Performance): mustJSON(seen), noteCAKey(Performance): nil, noteNextCAKey(Performance): nil,
 		noteFence(Performance): nil, noteHerald(Performance): nil,
 		noteFarewell(Performance): n.farewellNow(end)} // it has everything that it wrote itself
-	if err := n.done(in, notes); err != nil {
+	if err := n.done(notes, func() { n.use(Performance, &set) }); err != nil {
 		return err
 	}
-	n.use(Performance, &set)
 	n.markRepairable()
 	n.log.Info("demoted", "set", string(Performance), "cluster_id", set.Set)
 	return nil
