@@ -152,9 +152,7 @@ func (n *Node) resume(ctx context.Context) {
 			n.leaveSync(ctx)
 			return
 		}
-		n.admin.Lock()
-		reopened, err := n.complete(ctx, in)
-		n.admin.Unlock()
+		reopened, err := n.finish(ctx, in)
 		if reopened {
 			<-ctx.Done()
 			return
@@ -170,6 +168,16 @@ func (n *Node) resume(ctx context.Context) {
 			t.Stop()
 		}
 	}
+}
+
+// finish completes a role change, unless the call that began it has done so meanwhile: taken once more, it would undo what came after it.
+func (n *Node) finish(ctx context.Context, in *intent) (reopened bool, err error) {
+	n.admin.Lock()
+	defer n.admin.Unlock()
+	if n.underWay() != in {
+		return false, nil
+	}
+	return n.complete(ctx, in)
 }
 
 // leaveSync ends a sync of a set that this cluster has left: nobody would.

@@ -131,3 +131,22 @@ func TestAnEmptyTokenIsTakenBackByTheCallThatItsWarningNames(t *testing.T) {
 	}
 	p.caughtUp(Performance, s)
 }
+
+// TestARoleChangeIsNotCompletedTwice lets the part of a start that completes role changes come too late: the call that began this one has completed it, and the cluster
+// has got a primary since, which must not be forgotten.
+func TestARoleChangeIsNotCompletedTwice(t *testing.T) {
+	t.Parallel()
+	a := newCapablePrimary(t, Performance)
+	b := a.successor(Performance, "b")
+	in := &intent{Call: callDemotePerf, Set: a.n.demoted(a.n.set(Performance))}
+	a.demote(Performance)
+	b.promote(Performance, false)
+	a.repoint(Performance, b, "a2")
+	before := *a.n.set(Performance)
+	if reopened, err := a.n.finish(enginetest.Context(t), in); reopened || err != nil {
+		t.Fatalf("completing a change that has ended: reopened %v, %v", reopened, err)
+	}
+	if after := a.n.set(Performance); len(after.Primaries) == 0 || after.Secondary != before.Secondary {
+		t.Errorf("the cluster has forgotten its primary: %+v", after)
+	}
+}
