@@ -165,12 +165,17 @@ var transport = &http.Client{
 
 // Do sends one request as it is, body included, with the node's token.
 func (n *Node) Do(ctx context.Context, method, path string, body []byte, header ...string) (*Answer, error) {
+	return n.as(ctx, n.Token, method, path, body, header...)
+}
+
+// as sends it with another token, or with none.
+func (n *Node) as(ctx context.Context, token, method, path string, body []byte, header ...string) (*Answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, n.API+"/v1/"+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	if n.Token != "" {
-		req.Header.Set("X-Vault-Token", n.Token)
+	if token != "" {
+		req.Header.Set("X-Vault-Token", token)
 	}
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
