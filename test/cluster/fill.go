@@ -22,7 +22,7 @@ func Value(n, generation, size int) string {
 // fillers write at once, each in turns of fillTurn requests that go out together: the server groups the writes of many connections, and
 // the client, which runs under the race detector, pays little for a request.
 const (
-	fillers  = 256
+	fillers  = 64
 	fillTurn = 16
 )
 
