@@ -51,7 +51,7 @@ check: ## all that must pass before a change is merged; what CI runs
 	@$(MAKE) --no-print-directory check-format check-vet check-generated check-tidy check-lint
 	@$(MAKE) --no-print-directory test
 	@$(MAKE) --no-print-directory test-crash ROUNDS=$(ROUNDS) SEED=$(SEED)
-	@$(MAKE) --no-print-directory test-chaos ROUNDS=6 SEED=$(or $(SEED),101)
+	@$(MAKE) --no-print-directory test-chaos ROUNDS=20 SEED=$(SEED)
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(FUZZTIME)
 	@echo "check: all passed"
 

@@ -51,11 +51,12 @@ type kv2Meta struct {
 type kv2Version struct {
 	Created   time.Time `json:"created"`
 	Deletion  time.Time `json:"deletion,omitzero"` // when it is or will be deleted
+	Deleted   bool      `json:"deleted,omitempty"` // by a call: whatever the clock of who reads it says
 	Destroyed bool      `json:"destroyed,omitempty"`
 }
 
 func (v *kv2Version) deleted(now time.Time) bool {
-	return !v.Deletion.IsZero() && !now.Before(v.Deletion)
+	return v.Deleted || !v.Deletion.IsZero() && !now.Before(v.Deletion)
 }
 
 func newMeta(now time.Time) *kv2Meta {

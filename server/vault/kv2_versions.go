@@ -15,7 +15,7 @@ func (c *Core) kv2DeleteLatest(r *request, path string) (*reply, error) {
 		if v == nil || v.Destroyed || v.deleted(now) {
 			return nil, errNothing
 		}
-		v.Deletion, m.Updated = now, now
+		v.Deletion, v.Deleted, m.Updated = now, true, now
 		return nil, nil
 	}))
 }
@@ -46,7 +46,7 @@ func (p *versionsParams) numbers() ([]uint64, error) {
 func (c *Core) kv2Delete(r *request, path string, p *versionsParams) (*reply, error) {
 	return c.kv2EachVersion(r, path, p, func(n uint64, v *kv2Version, now time.Time) []engine.Write {
 		if !v.Destroyed && !v.deleted(now) {
-			v.Deletion = now
+			v.Deletion, v.Deleted = now, true
 		}
 		return nil
 	})
@@ -55,7 +55,7 @@ func (c *Core) kv2Delete(r *request, path string, p *versionsParams) (*reply, er
 func (c *Core) kv2Undelete(r *request, path string, p *versionsParams) (*reply, error) {
 	return c.kv2EachVersion(r, path, p, func(n uint64, v *kv2Version, now time.Time) []engine.Write {
 		if !v.Destroyed {
-			v.Deletion = time.Time{}
+			v.Deletion, v.Deleted = time.Time{}, false
 		}
 		return nil
 	})

@@ -182,3 +182,21 @@ func TestKV2CompareAndSetHasOneWinner(t *testing.T) {
 		t.Errorf("%d writers won, want 1", n)
 	}
 }
+
+// TestADeletedVersionStaysDeletedWhateverTheClockSays sets the clock back after a delete, as that of a secondary may be behind its primary's.
+func TestADeletedVersionStaysDeletedWhateverTheClockSays(t *testing.T) {
+	c := ready(t)
+	for _, tt := range []struct{ path, method, call, body string }{
+		{"secret/data/latest", "DELETE", "secret/data/latest", ""},
+		{"secret/data/named", "PUT", "secret/delete/named", `{"versions":[1]}`},
+	} {
+		c.must(200, "PUT", tt.path, `{"data":{"a":"1"}}`)
+		c.must(204, tt.method, tt.call, tt.body)
+		c.clock.pass(-time.Hour)
+		c.must(404, "GET", tt.path, "")
+		c.must(204, "PUT", strings.Replace(tt.path, "data", "undelete", 1), `{"versions":[1]}`)
+		c.must(200, "GET", tt.path, "")
+		c.clock.pass(2 * time.Hour)
+		c.must(200, "GET", tt.path, "")
+	}
+}

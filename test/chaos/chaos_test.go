@@ -10,20 +10,14 @@ import (
 
 var (
 	rounds = flag.Int("rounds", 1, "rounds of TestChaos")
-	seed   = flag.Uint64("seed", 0, "seed of TestChaos's first round; 0 takes one from the clock and prints it, or for one round always the same")
+	seed   = flag.Uint64("seed", 0, "seed of TestChaos's first round; 0 takes one from the clock and prints it")
 	keep   = flag.Bool("keep", false, "keep the logs and data directories of rounds that pass, too")
 )
-
-// shortSeed is the round of make test.
-const shortSeed = 102
 
 // TestChaos carries out plans of faults and role changes under load, round after round, and judges what clients saw. Each round has the seed after that
 // of the one before.
 func TestChaos(t *testing.T) {
-	switch {
-	case *seed == 0 && *rounds == 1: // make test, which is to judge a change and not the dice
-		*seed = shortSeed
-	case *seed == 0:
+	if *seed == 0 {
 		*seed = uint64(time.Now().Unix())
 	}
 	t.Logf("%d rounds, -seed=%d (make test-chaos ROUNDS=%d SEED=%d)", *rounds, *seed, *rounds, *seed)
