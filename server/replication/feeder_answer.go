@@ -67,34 +67,23 @@ func (f *feeder) linger(ctx context.Context, a *answer) error {
 
 // answer decides by place and completes what it says.
 func (f *feeder) answer(h *hello) (*answer, error) {
-	e := f.n.engine
 	set := f.n.set(f.peer.Kind)
 	if set == nil {
 		return nil, status.Error(codes.FailedPrecondition, "this cluster has left the set")
 	}
-	id, end := e.Identity(), e.Position()
-	history, own := f.n.setHistory(f.peer.Kind, set, end.Index)
-	log := durable(e.History(), end.Index)
-	a := &answer{
-		head: f.head(end), History: history, ClusterID: id.ClusterID, ClusterName: id.ClusterName,
-	}
-	f.forks = len(history)
-	caller := &callerPlace{
-		Set: h.Set, Version: h.Software, Lineage: h.Lineage, Place: h.Position, Chain: h.Chain, History: h.Seen, Log: h.History,
-		Identity: f.s.identity(f.peer, h.History),
-	}
+	at, own := f.here(set)
+	id := f.n.engine.Identity()
+	a := &answer{head: f.head(at.End), History: at.History, ClusterID: id.ClusterID, ClusterName: id.ClusterName}
+	f.forks = len(at.History)
 	if err := f.coverNow(h, a); err != nil {
 		return nil, err
 	}
-	at := &feederPlace{
-		Kind: f.peer.Kind, Set: set.Set, Version: f.n.cfg.Version, History: history, Log: log, End: end, First: e.FirstIndex(), Floor: f.floor(),
-		Chain: func(index uint64) (wal.Hash, bool) {
-			c, err := e.ChainAt(index)
-			return c, err == nil
-		},
-	}
-	at.After = func(p wal.Position) (uint64, bool) { return f.n.after(at.History, set, p) }
-	d, err := f.placed(at, caller)
+	at.First, at.Floor = f.n.engine.FirstIndex(), f.floor() // of what is covered now
+	history, log, end := at.History, at.Log, at.End // placed may look again; what is told is what coverNow belongs to
+	d, err := f.placed(at, &callerPlace{
+		Set: h.Set, Version: h.Software, Lineage: h.Lineage, Place: h.Position, Chain: h.Chain, History: h.Seen, Log: h.History,
+		Identity: f.s.identity(f.peer, h.History),
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +91,39 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 		return nil, err
 	}
 	a.Reason = d.Reason
+	f.sync(h, a, &d, log, end)
+	a.Kind = wireAnswer(d.Kind)
+	if d.Conflict { // the secondary is fine and asks again: an operator ends it here
+		a.Kind = pb.Answer_KIND_I_AM_STALE
+	}
+	if d.Kind == Stale || d.Conflict {
+		a.History = f.n.news(f.peer.Kind, history, h.Seen)
+	}
+	if err := f.begin(h, a, d, own, end); err != nil {
+		return nil, err
+	}
+	f.welcome(a, d, history, log, end)
+	return a, nil
+}
+
+// here is this cluster as place sees it, but for First and Floor, and its history as its own log has it.
+func (f *feeder) here(set *setConfig) (at *feederPlace, own []engine.Reign) {
+	e := f.n.engine
+	end := e.Position()
+	history, own := f.n.setHistory(f.peer.Kind, set, end.Index)
+	at = &feederPlace{
+		Kind: f.peer.Kind, Set: set.Set, Version: f.n.cfg.Version, History: history, Log: durable(e.History(), end.Index), End: end,
+		Chain: func(index uint64) (wal.Hash, bool) {
+			c, err := e.ChainAt(index)
+			return c, err == nil
+		},
+	}
+	at.After = func(p wal.Position) (uint64, bool) { return f.n.after(at.History, set, p) }
+	return at, own
+}
+
+// sync makes a repair of going on when the secondary asks for one, or when the sync that it was in cannot be resumed here.
+func (f *feeder) sync(h *hello, a *answer, d *Answer, log []engine.Reign, end wal.Position) {
 	switch {
 	case (d.Kind == Continue || d.Kind == Rewind) && h.Repair != "":
 		d.Kind, a.Reason = Repair, h.Repair
@@ -111,50 +133,51 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 			d.Kind, a.Reason = Repair, "the sync that was under way read from a history that is not this primary's"
 		}
 	}
-	a.Kind = wireAnswer(d.Kind)
-	if d.Conflict { // the secondary is fine and asks again: an operator ends it here
-		a.Kind = pb.Answer_KIND_I_AM_STALE
-	}
-	if d.Kind == Stale || d.Conflict {
-		a.History = f.n.news(f.peer.Kind, history, h.Seen)
-	}
+}
+
+// begin says from where the secondary is fed.
+func (f *feeder) begin(h *hello, a *answer, d Answer, own []engine.Reign, end wal.Position) error {
+	e := f.n.engine
 	switch d.Kind {
 	case Continue, Rewind:
 		if h.Sync != nil && e.FinishedAt().Index < h.Sync.From.Index { // ranges are read from a checkpoint that is not before S
 			if err := e.Checkpoint(f.stream.Context()); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		a.From = d.At
 		if c, err := e.ChainAt(d.At.Index); err == nil {
 			a.Chain = c
 		}
+		if d.Kind == Rewind {
+			a.Common = d.Common
+		}
 	case Repair, Bootstrap:
 		if s := e.SyncState(); s != nil {
-			return nil, status.Error(codes.Unavailable, "this cluster is in a sync itself: ask again when it has ended")
+			return status.Error(codes.Unavailable, "this cluster is in a sync itself: ask again when it has ended")
 		}
 		if err := f.catchUp(h.Position, own, end.Index); err != nil {
-			return nil, err
+			return err
 		}
 		v := e.Finished()
 		a.From, a.Chain = v.Position(), v.Chain()
 		v.Release()
 		if a.From.Index > 0 && !onHistory(own, end.Index, a.From) {
-			return nil, status.Error(codes.Unavailable, "this cluster has just been promoted and makes its first checkpoint: ask again")
+			return status.Error(codes.Unavailable, "this cluster has just been promoted and makes its first checkpoint: ask again")
 		}
-		if err := f.coverNow(h, a); err != nil { // as of an index that is not before S
-			return nil, err
-		}
+		return f.coverNow(h, a) // as of an index that is not before S
 	}
-	// Held before the answer is given: the secondary's spool begins there, whatever it had acknowledged before.
+	return nil
+}
+
+// welcome notes where a secondary that is fed stands, and holds the log for it before the answer is given: its spool begins there, whatever it had
+// acknowledged before.
+func (f *feeder) welcome(a *answer, d Answer, history, log []engine.Reign, end wal.Position) {
 	welcome := d.Kind == Continue || d.Kind == Repair || d.Kind == Bootstrap
-	if d.Kind == Rewind {
-		a.Common = d.Common
-	}
-	if welcome && f.peer.Kind == Performance && !onHistory(history, end.Index, a.From) {
-		a.Log = log
-	}
 	if welcome {
+		if f.peer.Kind == Performance && !onHistory(history, end.Index, a.From) {
+			a.Log = log
+		}
 		f.n.peers.update(f.peer.Kind, f.peer.ID, func(ps *peerState) {
 			ps.Acked, ps.Placed = a.From, true
 			if d.Kind != Continue || a.Resume { // what it acknowledges is not readable there: it confirms nothing
@@ -163,7 +186,6 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 		})
 	}
 	f.hold(a.From.Index+1, welcome)
-	return a, nil
 }
 
 // placed is place, asked again when the secondary seems to have more than this cluster wrote: its end may be an instant behind what its streams have sent.

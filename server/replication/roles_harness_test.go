@@ -59,14 +59,22 @@ func (c *cluster) reopen() {
 	c.t.Helper()
 	select {
 	case r := <-c.reopenings:
-		c.stop()
-		dir := enginetest.Dir(c.t, c.e)
-		enginetest.Stop(c.t, c.e)
-		c.e = enginetest.Open(c.t, dir, r.role, func(cfg *engine.Config) { cfg.Repairable = r.secondary })
-		c.run()
+		c.reopenAs(r)
 	case <-time.After(patience):
 		c.t.Fatal("the node does not ask for its store to be opened in another role")
 	}
+}
+
+func (c *cluster) reopenAs(r reopening) {
+	c.stop()
+	select {
+	case <-c.reopenings: // asked again meanwhile
+	default:
+	}
+	dir := enginetest.Dir(c.t, c.e)
+	enginetest.Stop(c.t, c.e)
+	c.e = enginetest.Open(c.t, dir, r.role, func(cfg *engine.Config) { cfg.Repairable = r.secondary })
+	c.run()
 }
 
 func (c *cluster) demote(k Kind) {

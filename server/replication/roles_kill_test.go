@@ -60,8 +60,7 @@ func (c *cluster) settle() {
 	c.until("the role change has ended", func() bool {
 		select {
 		case r := <-c.reopenings:
-			c.reopenings <- r
-			c.reopen()
+			c.reopenAs(r)
 		default:
 		}
 		return c.n.underWay() == nil

@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http/httptest"
@@ -119,8 +120,12 @@ func (c *cluster) run() {
 	n, err := New(Config{
 		Engine: c.e, Logger: c.logger(), APIAddr: api,
 		Reopen: func(role engine.Role, secondary bool) error {
-			c.reopenings <- reopening{role, secondary}
-			return nil
+			select {
+			case c.reopenings <- reopening{role, secondary}:
+				return nil
+			default: // asked already: as the server, which closes the store by then
+				return errors.New("the store is about to be opened in another role")
+			}
 		},
 		ClusterAddr: c.addr, ClusterBind: c.bind, Version: "0.1.0", HeartbeatInterval: 50 * time.Millisecond, ForwardWait: patience,
 		CertificateLife: c.certificateLife, Now: c.now,
