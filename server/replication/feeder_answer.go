@@ -79,7 +79,7 @@ func (f *feeder) answer(h *hello) (*answer, error) {
 		return nil, err
 	}
 	at.First, at.Floor = f.n.engine.FirstIndex(), f.floor() // of what is covered now
-	history, log, end := at.History, at.Log, at.End // placed may look again; what is told is what coverNow belongs to
+	history, log, end := at.History, at.Log, at.End         // placed may look again; what is told is what coverNow belongs to
 	d, err := f.placed(at, &callerPlace{
 		Set: h.Set, Version: h.Software, Lineage: h.Lineage, Place: h.Position, Chain: h.Chain, History: h.Seen, Log: h.History,
 		Identity: f.s.identity(f.peer, h.History),
