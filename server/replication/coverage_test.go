@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -248,11 +249,13 @@ func newWriter(c *cluster) *writer {
 	w := &writer{quit: make(chan struct{})}
 	for i, ks := range []storage.KeyspaceID{shared, second} {
 		w.done.Go(func() {
+			pace := time.NewTicker(pause)
+			defer pace.Stop()
 			for n := 0; ; n++ {
 				select {
 				case <-w.quit:
 					return
-				default:
+				case <-pace.C:
 				}
 				put := enginetest.Put(ks, storage.Replicated, fmt.Sprintf("live%d", n%500), fmt.Sprint(i, n))
 				if _, err := c.e.Do(context.Background(), &engine.Tx{Writes: []engine.Write{put}}); err != nil {

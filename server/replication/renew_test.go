@@ -44,11 +44,13 @@ func TestCertificatesAreRenewedUnderLoadWhateverTheClocksSay(t *testing.T) {
 			var load sync.WaitGroup
 			stop := make(chan struct{})
 			load.Go(func() {
+				pace := time.NewTicker(pause)
+				defer pace.Stop()
 				for {
 					select {
 					case <-stop:
 						return
-					default:
+					case <-pace.C:
 						p.write(storage.KeyspaceID{7}, storage.Replicated, "k", 10)
 					}
 				}

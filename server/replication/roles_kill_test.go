@@ -106,15 +106,14 @@ func TestARoleChangeSurvivesAKillAtEachCommit(t *testing.T) {
 			return s
 		}
 	}
-	ctx := enginetest.Context(t)
 	promote := func(k Kind) func(*cluster) error {
 		return func(c *cluster) error {
-			_, err := c.n.PromoteSecondary(ctx, k, Promote{Force: true}) // forced: the primary goes on by itself
+			_, err := c.n.PromoteSecondary(enginetest.Context(t), k, Promote{Force: true}) // forced: the primary goes on by itself
 			return err
 		}
 	}
 	demote := func(k Kind) func(*cluster) error {
-		return func(c *cluster) error { _, err := c.n.DemotePrimary(ctx, k, Demote{}); return err }
+		return func(c *cluster) error { _, err := c.n.DemotePrimary(enginetest.Context(t), k, Demote{}); return err }
 	}
 	for _, tt := range []struct {
 		name     string
@@ -127,7 +126,7 @@ func TestARoleChangeSurvivesAKillAtEachCommit(t *testing.T) {
 		{"demote performance", Performance, primaryOf(Performance), demote(Performance), Primary, Secondary},
 		{"promote dr", DR, secondaryOf(DR), promote(DR), Secondary, Primary},
 		{"demote dr", DR, primaryOf(DR), demote(DR), Primary, Secondary},
-		{"disable dr secondary", DR, secondaryOf(DR), func(c *cluster) error { _, err := c.n.DisableSecondary(ctx, DR); return err }, Secondary, Disabled},
+		{"disable dr secondary", DR, secondaryOf(DR), func(c *cluster) error { _, err := c.n.DisableSecondary(enginetest.Context(t), DR); return err }, Secondary, Disabled},
 	} {
 		if tt.k == DR {
 			t.Run(tt.name+", after the reopening", func(t *testing.T) {
@@ -181,7 +180,7 @@ func TestARoleChangeSurvivesAKillAtEachCommit(t *testing.T) {
 						t.Fatalf("killed at commit %d: record %s has changed", n, key)
 					}
 				}
-				_, werr := c.e.Do(ctx, &engine.Tx{Writes: []engine.Write{enginetest.Put(local, storage.Local, "after", "it")}})
+				_, werr := c.e.Do(enginetest.Context(t), &engine.Tx{Writes: []engine.Write{enginetest.Put(local, storage.Local, "after", "it")}})
 				if writable := tt.k == Performance || tt.new != Secondary; (werr == nil) != writable {
 					t.Fatalf("killed at commit %d: writing gives %v", n, werr)
 				}

@@ -100,11 +100,13 @@ func TestTheCAIsReplacedUnderLoadAndNobodyEnrolsAgain(t *testing.T) {
 	stop := make(chan struct{})
 	var load sync.WaitGroup
 	load.Go(func() {
+		pace := time.NewTicker(pause)
+		defer pace.Stop()
 		for {
 			select {
 			case <-stop:
 				return
-			default:
+			case <-pace.C:
 				p.write(shared, storage.Replicated, "k", 20)
 			}
 		}

@@ -16,14 +16,21 @@ import (
 	"github.com/lockstepdb/lockstep/storage"
 )
 
-// writing has some writers write all the time, new records and the same ones again, until the function that it returns is called.
+// pause is between two writes of a test's load.
+const pause = 2 * time.Millisecond
+
+// writing has some writers write all the time, new records and the same ones again, until the function that it returns is called. Each writes some hundreds
+// a second: as many as it can would take the processors from what is tested.
 func (c *cluster) writing(ks storage.KeyspaceID, writers int) (stop func()) {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	for w := range writers {
 		wg.Go(func() {
+			pace := time.NewTicker(pause)
+			defer pace.Stop()
 			for i := 0; ctx.Err() == nil; i++ {
+				<-pace.C
 				tx := &engine.Tx{Writes: []engine.Write{enginetest.Put(ks, storage.Replicated, fmt.Sprintf("load/%d/%d", w, i%500), fmt.Sprint("turn ", i))}}
 				if i%7 == 3 {
 					tx.Writes = append(tx.Writes, enginetest.Delete(ks, storage.Replicated, fmt.Sprintf("load/%d/%d", w, (i+250)%500)))
