@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -37,6 +38,7 @@ type committer struct {
 // run commits until the sequencer has ended and nothing is left.
 func (c *committer) run(sequenced <-chan struct{}) {
 	for {
+		runtime.Gosched() // whoever was just answered may have more for the next group: each group costs two syncs
 		select {
 		case c.e.ready <- nextFrame{all: c.wantsAll()}:
 		case <-sequenced:

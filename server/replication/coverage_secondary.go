@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/google/uuid"
 
@@ -101,32 +100,31 @@ func idsOf(texts []string) ([]storage.KeyspaceID, error) {
 	return out, nil
 }
 
-// holdings remembers the decoded record.
-type holdings struct {
-	mu    sync.Mutex // guards what follows
-	index uint64     // of the record's last write
-	h     *holding
+// held is the decoded record, good as long as no entry has touched the system's records, which engine.SystemVersion tells.
+type held struct {
+	version uint64
+	h       *holding
 }
 
-// holding returns what this cluster was last told to leave out; without a record nothing.
+// holding returns what this cluster was last told to leave out; without a record nothing. The version is read first: what is read may be newer than it
+// says, never older. Every request asks, so the record is not read each time: proving that there is none takes longest.
 func (n *Node) holding() (*holding, error) {
+	version := n.engine.SystemVersion()
+	if last := n.held.Load(); last != nil && last.version == version {
+		return last.h, nil
+	}
+	h := &holding{}
 	rec, err := n.engine.Get(storage.SystemLocal, []byte(keyCoverage))
-	if errors.Is(err, storage.ErrNotFound) {
-		return &holding{}, nil
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+	case err != nil:
 		return nil, fmt.Errorf("reading what this cluster leaves out: %w", err)
+	default:
+		if h, err = decodeHolding(rec.Value); err != nil {
+			return nil, err
+		}
 	}
-	n.held.mu.Lock()
-	defer n.held.mu.Unlock()
-	if n.held.h != nil && n.held.index == rec.Index {
-		return n.held.h, nil
-	}
-	h, err := decodeHolding(rec.Value)
-	if err != nil {
-		return nil, err
-	}
-	n.held.index, n.held.h = rec.Index, h
+	n.held.Store(&held{version, h})
 	return h, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"strconv"
 	"strings"
 
@@ -53,6 +54,11 @@ func indexKey(digestSecret []byte) []byte {
 }
 
 func (t *indexToken) encode(key []byte) string {
+	return t.minter(key).token(t.shared.Index, t.local.Index)
+}
+
+// minter makes what the token has in common with all of the same forks.
+func (t *indexToken) minter(key []byte) *minter {
 	beginnings := encodeEpochs(t.epochs)
 	if len(t.localEpochs) > 0 {
 		beginnings += ";" + encodeEpochs(t.localEpochs)
@@ -60,10 +66,36 @@ func (t *indexToken) encode(key []byte) string {
 	if beginnings != "" {
 		beginnings = "." + beginnings
 	}
-	state := fmt.Sprintf("v1:%s.%x.%x%s:%d:%d", t.set, t.shared.Fork[:], t.local.Fork[:], beginnings, t.local.Index, t.shared.Index)
-	h := hmac.New(sha256.New, key)
-	h.Write([]byte(state))
-	return base64.StdEncoding.EncodeToString([]byte(state + ":" + hex.EncodeToString(h.Sum(nil))))
+	return &minter{
+		before: fmt.Sprintf("v1:%s.%x.%x%s:", t.set, t.shared.Fork[:], t.local.Fork[:], beginnings),
+		mac:    hmac.New(sha256.New, key).(hash.Cloner),
+	}
+}
+
+// minter makes index tokens that differ in their indexes only: each write of a reign is answered with one.
+type minter struct {
+	made   madeOf
+	before string      // of a token, up to its indexes
+	mac    hash.Cloner // keyed, and never written to
+}
+
+// madeOf is what the part before the indexes depends on.
+type madeOf struct {
+	shared, local wal.Fork
+	dr, perf      *setConfig
+}
+
+func (m *minter) token(shared, local uint64) string {
+	state := append(make([]byte, 0, len(m.before)+2*20+2+2*sha256.Size), m.before...)
+	state = strconv.AppendUint(state, local, 10)
+	state = strconv.AppendUint(append(state, ':'), shared, 10)
+	mac, err := m.mac.Clone()
+	if err != nil {
+		panic(err) // the standard library's own never fails
+	}
+	mac.Write(state)
+	var sum [sha256.Size]byte
+	return base64.StdEncoding.EncodeToString(hex.AppendEncode(append(state, ':'), mac.Sum(sum[:0])))
 }
 
 func decodeIndexToken(text string, key []byte) (*indexToken, error) {
@@ -165,7 +197,20 @@ func (n *Node) ForwardedIndexToken(primary string) string {
 	return n.encodeIndex(t.shared, n.engine.Position())
 }
 
+// encodeIndex remembers the newest minter, except on a performance secondary: what that has seen of its primary's history changes by itself.
 func (n *Node) encodeIndex(shared, local wal.Position) string {
+	made := madeOf{shared.Fork, local.Fork, n.set(DR), n.set(Performance)}
+	m := n.minter.Load()
+	if m == nil || m.made != made || n.streamsFrom(Performance) {
+		m = n.describe(shared, local).minter(n.indexKey())
+		m.made = made
+		n.minter.Store(m)
+	}
+	return m.token(shared.Index, local.Index)
+}
+
+// describe is the token of a state.
+func (n *Node) describe(shared, local wal.Position) *indexToken {
 	t := &indexToken{set: n.tokenSet(), shared: shared, local: local}
 	log := n.engine.History()
 	t.epochs = inTokens(upTo(log, shared.Fork))
@@ -179,7 +224,7 @@ func (n *Node) encodeIndex(shared, local wal.Position) string {
 		history, _ := n.setHistory(Performance, set, local.Index)
 		t.epochs = inTokens(upTo(history, shared.Fork))
 	}
-	return t.encode(n.indexKey())
+	return t
 }
 
 // tokenSet is the set that index tokens name: the performance set when there is one.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -123,13 +124,14 @@ type Node struct {
 	link    map[Kind]*link // one for each kind, always: what a secondary knows of its primary
 	certs   *certificates  // the TLS keys in use
 	meters  *Meters
-	clients *clientListener // of the cluster port; nil until Run (guarded by mu)
-	forward forwarder       // connection of forwarded requests
-	covers  coverCache      // what secondaries may ask for
-	levels  levels          // of synchronous sets
-	held    holdings        // what this cluster, a secondary, leaves out
-	feeding sync.WaitGroup  // goroutines of streams that this cluster feeds
-	rolling chan struct{}   // one slot: a CA's replacement may go on
+	clients *clientListener        // of the cluster port; nil until Run (guarded by mu)
+	forward forwarder              // connection of forwarded requests
+	covers  coverCache             // what secondaries may ask for
+	levels  levels                 // of synchronous sets
+	held    atomic.Pointer[held]   // what this cluster, a secondary, leaves out
+	minter  atomic.Pointer[minter] // of the newest index token
+	feeding sync.WaitGroup         // goroutines of streams that this cluster feeds
+	rolling chan struct{}          // one slot: a CA's replacement may go on
 
 	renewing map[Kind]chan struct{} // one slot each: the CA is another, a certificate of it is to be had
 

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/lockstepdb/lockstep/server/engine"
@@ -86,6 +87,7 @@ type credential struct {
 	hash      string
 	entry     *tokenEntry
 	ancestors []*tokenEntry
+	acl       atomic.Pointer[acl] // of the snapshot that it belongs to, once somebody asked
 }
 
 func (cr *credential) expired(now time.Time) bool {
@@ -120,7 +122,7 @@ func (c *Core) authenticate(r *request) error {
 	if err != nil && !c.isDevRoot(r.token) {
 		return err
 	}
-	acl, err := c.aclOf(snap, cred.entry.Policies)
+	acl, err := c.aclOfCredential(snap, cred)
 	if err != nil {
 		return err
 	}
@@ -131,6 +133,18 @@ func (c *Core) authenticate(r *request) error {
 	}
 	r.caller = &caller{cred.hash, cred.entry, cred.entry.Policies, cred.entry.DisplayName, acl}
 	return nil
+}
+
+// aclOfCredential remembers what a credential's policies allow as long as the credential itself is remembered: one snapshot.
+func (c *Core) aclOfCredential(snap *snapshot, cred *credential) (*acl, error) {
+	if a := cred.acl.Load(); a != nil {
+		return a, nil
+	}
+	a, err := c.aclOf(snap, cred.entry.Policies)
+	if err == nil {
+		cred.acl.Store(a)
+	}
+	return a, err
 }
 
 func (c *Core) isDevRoot(text string) bool {
