@@ -126,6 +126,11 @@ func (s *sealing) tell() {
 	switch {
 	case !st.Initialized:
 		s.node.log.Info("not initialised: call PUT /v1/sys/init (vault operator init)")
+		if auto := s.node.autoSeal(); auto != nil && s.node.cfg.Dev == nil {
+			if _, err := auto.Key(); err != nil {
+				s.node.log.Error("the seal's key cannot be read: sys/init fails until it can", "error", err)
+			}
+		}
 	default:
 		s.node.log.Info("sealed: unseal with shares (vault operator unseal)", "threshold", st.Threshold, "shares", st.Shares)
 	}

@@ -382,3 +382,21 @@ func waitFor(t *testing.T, what string, ask func() bool) {
 		}
 	}
 }
+
+// TestAKeyFileThatOthersCanReadIsNamedBeforeAnybodyInitialises: the answer to sys/init, which needs no token, does not tell a stranger why it failed.
+func TestAKeyFileThatOthersCanReadIsNamedBeforeAnybodyInitialises(t *testing.T) {
+	cfg := shamirConfig(t)
+	key := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(key, []byte(base64.StdEncoding.EncodeToString(make([]byte, 32))), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Seal = &seal.Auto{Type: seal.File, Path: key}
+	n := runShamir(t, cfg)
+	waitFor(t, "the log names the file", func() bool {
+		return strings.Contains(n.log.String(), "the seal's key cannot be read") && strings.Contains(n.log.String(), "chmod 600")
+	})
+	if err := os.Chmod(key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.init(`{"recovery_shares":1,"recovery_threshold":1}`, "recovery_keys")
+}
