@@ -97,6 +97,10 @@ test-crash: ## kill -9 under load, ROUNDS times; SEED repeats a run
 test-chaos: ## faults and role changes at random, ROUNDS times, judged by a model; SEED repeats the plans
 	cd test && $(GO) test -count=1 -timeout 0 ./chaos -run '^TestChaos$$' -v -rounds=$(ROUNDS) $(if $(SEED),-seed=$(SEED))
 
+.PHONY: test-switchover
+test-switchover: ## planned switchovers under load, ROUNDS of each kind: nothing lost, nothing copied; prints the pause
+	cd test && $(GO) test -count=1 -timeout 0 ./failover -run '^TestSwitchover$$' -v -rounds=$(ROUNDS)
+
 .PHONY: test-divergence
 test-divergence: ## rot in a secondary of 1,000,000 records: found, named, repaired
 	cd test && $(GO) test -count=1 -timeout 0 ./divergence -run '^TestDivergence$$' -v -records=1000000
