@@ -16,16 +16,16 @@ import (
 type Proxy struct {
 	Address string // host:port that it listens on
 
-	target   string
 	listener net.Listener
 	down, up atomic.Int64 // bytes from and to the server
 	all      sync.WaitGroup
 
-	mu    sync.Mutex
-	conns map[net.Conn]bool
-	cut   bool
-	held  [directions]chan struct{} // while a direction is held up: closed when it goes on
-	delay time.Duration
+	mu     sync.Mutex
+	target string
+	conns  map[net.Conn]bool
+	cut    bool
+	held   [directions]chan struct{} // while a direction is held up: closed when it goes on
+	delay  time.Duration
 }
 
 // Direction is the way of bytes through a proxy.
@@ -57,8 +57,24 @@ func NewProxy(t testing.TB) *Proxy {
 
 // Serve passes connections on to target from now on; call it once.
 func (p *Proxy) Serve(target string) {
-	p.target = target
+	p.Redirect(target)
 	p.all.Go(p.accept)
+}
+
+// Redirect passes new connections on to another target, and ends those that there are: as when an address moves to another machine.
+func (p *Proxy) Redirect(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
+	for c := range p.conns {
+		c.Close()
+	}
+}
+
+func (p *Proxy) destination() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.target
 }
 
 // FromServer returns the bytes that the server has sent through the proxy.
@@ -142,7 +158,7 @@ func (p *Proxy) accept() {
 
 func (p *Proxy) serve(client net.Conn) {
 	defer client.Close()
-	server, err := net.Dial("tcp", p.target)
+	server, err := net.Dial("tcp", p.destination())
 	if err != nil {
 		return
 	}
