@@ -101,6 +101,10 @@ test-chaos: ## faults and role changes at random, ROUNDS times, judged by a mode
 test-switchover: ## planned switchovers under load, ROUNDS of each kind: nothing lost, nothing copied; prints the pause
 	cd test && $(GO) test -count=1 -timeout 0 ./failover -run '^TestSwitchover$$' -v -rounds=$(ROUNDS)
 
+.PHONY: test-steps
+test-steps: ## a planned switchover with a kill -9 at each commit of each of its calls
+	cd test && $(GO) test -count=1 -timeout 0 ./failover -run '^TestASwitchoverSurvivesAKillAtEachStep$$' -v -steps
+
 .PHONY: test-versions
 test-versions: ## an older version, built from the repository's history, beside this one in every role; upgrades under load
 	cd test && $(GO) test -count=1 -timeout 0 ./failover -run 'Version|Upgrade|Downgrade|OlderRelease' -v -versions

@@ -115,6 +115,23 @@ func New(t testing.TB, name string, o Options) *Node {
 	return n
 }
 
+// Light lets the server end by SIGKILL at its n-th commit from now on: instead of it, or when its bytes are durable. A restart puts it out.
+func (n *Node) Light(commit int, after bool) {
+	n.t.Helper()
+	when := "before"
+	if after {
+		when = "after"
+	}
+	draft := n.options.Fuse + ".draft" // the server must not find half of it
+	err := os.WriteFile(draft, fmt.Appendf(nil, "%d %s", commit, when), 0o600)
+	if err == nil {
+		err = os.Rename(draft, n.options.Fuse)
+	}
+	if err != nil {
+		n.t.Fatalf("light the fuse of %s: %v", n.Name, err)
+	}
+}
+
 // Become names the program that runs from the next start on; "" is the one built from this source.
 func (n *Node) Become(binary string) { n.options.Binary = binary }
 
@@ -211,6 +228,7 @@ func (n *Node) launch() error {
 		cmd.Env = append(cmd.Env, "LOCKSTEP_CHAOS_CLOCK="+n.options.Clock)
 	}
 	if n.options.Fuse != "" {
+		_ = os.Remove(n.options.Fuse) // of a run that has ended
 		cmd.Env = append(cmd.Env, "LOCKSTEP_CHAOS_FUSE="+n.options.Fuse)
 	}
 	p := &process{cmd: cmd, log: log, done: make(chan struct{})}

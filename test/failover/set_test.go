@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -49,6 +50,9 @@ func newMembers(t *testing.T, kind cluster.Kind, o cluster.Options, names ...str
 		own.Top = append([]string{
 			fmt.Sprintf("api_addr = %q", "http://"+m.toAPI.Address), fmt.Sprintf("cluster_addr = %q", "https://"+m.toLog.Address),
 		}, o.Top...)
+		if o.Fuse != "" { // a directory
+			own.Fuse = filepath.Join(o.Fuse, name)
+		}
 		m.Node = cluster.New(t, name, own)
 		m.toAPI.Serve(strings.TrimPrefix(m.API, "http://"))
 		m.toLog.Serve(m.Cluster)
@@ -164,8 +168,14 @@ func (s *set) follow(m, p *member) {
 // repoint gives a member a token of a primary, under a name that was never used.
 func (s *set) repoint(m, p *member) {
 	s.t.Helper()
+	s.operate(m, "update-primary", map[string]any{"token": s.tokenFor(m, p)})
+}
+
+// tokenFor is a token of a primary for a member, under a name that was never used.
+func (s *set) tokenFor(m, p *member) string {
+	s.t.Helper()
 	s.named[m.Name]++
-	s.operate(m, "update-primary", map[string]any{"token": p.SecondaryToken(s.kind, fmt.Sprintf("%s-%d", m.Name, s.named[m.Name]))})
+	return p.SecondaryToken(s.kind, fmt.Sprintf("%s-%d", m.Name, s.named[m.Name]))
 }
 
 // switchover moves the primary's part by `lockstep failover`, and demands that nobody was sent a key.
