@@ -18,6 +18,7 @@ type Proxy struct {
 
 	listener net.Listener
 	down, up atomic.Int64 // bytes from and to the server
+	limit    atomic.Int64 // of down: then all is cut; 0: none
 	all      sync.WaitGroup
 
 	mu     sync.Mutex
@@ -93,6 +94,9 @@ func (p *Proxy) Cut() {
 	}
 	p.goOnLocked()
 }
+
+// CutAfter cuts when the server has sent so many bytes more.
+func (p *Proxy) CutAfter(bytes int64) { p.limit.Store(p.down.Load() + bytes) }
 
 // Hold lets nothing pass in the directions given until Mend, and ends no connection: each end sees a peer that is silent. What was held goes on then,
 // as on a network whose packets are sent again.
@@ -174,7 +178,7 @@ func (p *Proxy) serve(client net.Conn) {
 	}
 	var both sync.WaitGroup
 	pass := func(w Direction, to, from net.Conn, count *atomic.Int64) {
-		_, _ = io.Copy(counted{to, count, func() { p.pass(w) }}, from)
+		_, _ = io.Copy(counted{to, count, func() { p.pass(w) }, p.spent}, from)
 		to.Close()
 		from.Close()
 	}
@@ -209,11 +213,20 @@ type counted struct {
 	io.Writer
 	count *atomic.Int64
 	pass  func() // waits until a piece may go on
+	spent func() // is told of each piece that went
 }
 
 func (c counted) Write(b []byte) (int, error) {
 	c.pass()
 	n, err := c.Writer.Write(b)
 	c.count.Add(int64(n))
+	c.spent()
 	return n, err
+}
+
+// spent cuts when the limit is reached, once.
+func (p *Proxy) spent() {
+	if limit := p.limit.Load(); limit > 0 && p.down.Load() >= limit && p.limit.CompareAndSwap(limit, 0) {
+		p.Cut()
+	}
 }
