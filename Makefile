@@ -4,6 +4,7 @@
 ROUNDS   ?= 50
 SEED     ?=
 RECORDS  ?= 1000000
+PAUSED   ?= 1h
 FUZZTIME ?= 10s
 DEMO     ?=
 
@@ -27,7 +28,7 @@ SIDE_BY_SIDE = -p $(shell expr $(CORES) + 1) -parallel $(shell expr 2 '*' $(CORE
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 	@echo
-	@echo "  ROUNDS=$(ROUNDS) and SEED=... steer test-crash and test-chaos, RECORDS=$(RECORDS) test-failback and test-retention, FUZZTIME=$(FUZZTIME) each fuzz target, DEMO='-keep' the demo."
+	@echo "  ROUNDS=$(ROUNDS) and SEED=... steer test-crash and test-chaos, RECORDS=$(RECORDS) test-failback and test-retention, PAUSED=$(PAUSED) test-paused, FUZZTIME=$(FUZZTIME) each fuzz target, DEMO='-keep' the demo."
 
 .PHONY: setup
 setup: ## check the tools, download modules, build (safe to repeat)
@@ -105,6 +106,10 @@ test-switchover: ## planned switchovers under load, ROUNDS of each kind: nothing
 .PHONY: test-steps
 test-steps: ## a planned switchover with a kill -9 at each commit of each of its calls
 	cd test && $(GO) test -count=1 -timeout 0 ./failover -run '^TestASwitchoverSurvivesAKillAtEachStep$$' -v -steps
+
+.PHONY: test-paused
+test-paused: ## one of five secondaries stands still for an hour: prints what the others show, and the primary's memory
+	cd test && $(GO) test -count=1 -timeout 0 ./failover -run '^TestAPausedSecondaryTroublesNobody$$' -v -paused=$(PAUSED)
 
 .PHONY: test-failback
 test-failback: ## a primary comes back with a lost tail, with 10,000 and RECORDS records: prints the bytes on the wire
