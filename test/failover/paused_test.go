@@ -110,7 +110,9 @@ type watched struct {
 
 func (w *watched) String() string {
 	slices.Sort(w.shown)
-	at := func(q float64) time.Duration { return w.shown[int(q*float64(len(w.shown)-1))].Round(100 * time.Microsecond) }
+	at := func(q float64) time.Duration {
+		return w.shown[int(q*float64(len(w.shown)-1))].Round(100 * time.Microsecond)
+	}
 	return fmt.Sprintf("%d writes/s; the others show a write after %v (median), %v (p99), %v (maximum of %d); the primary's memory %.1f MiB at most",
 		w.writes, at(0.5), at(0.99), at(1), len(w.shown), float64(w.memory)/(1<<20))
 }
