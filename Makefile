@@ -104,8 +104,8 @@ test-switchover: ## planned switchovers under load, ROUNDS of each kind: nothing
 	cd test && $(GO) test -count=1 -timeout 0 ./failover -run '^TestSwitchover$$' -v -rounds=$(ROUNDS)
 
 .PHONY: test-steps
-test-steps: ## a planned switchover with a kill -9 at each commit of each of its calls
-	cd test && $(GO) test -count=1 -timeout 0 ./failover -run '^TestASwitchoverSurvivesAKillAtEachStep$$' -v -steps
+test-steps: ## kill -9 at each commit of a planned switchover, and of a return that takes a tail back
+	cd test && $(GO) test -count=1 -timeout 0 ./failover -run 'SurvivesAKillAtEachStep$$' -v -steps
 
 .PHONY: test-paused
 test-paused: ## one of five secondaries stands still for an hour: prints what the others show, and the primary's memory

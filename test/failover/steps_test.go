@@ -34,33 +34,75 @@ func TestASwitchoverSurvivesAKillAtEachStep(t *testing.T) {
 			t.Parallel()
 			s := newSet(t, kind, cluster.Options{Fuse: t.TempDir()}, "a", "b")
 			from, to := s.all[0], s.all[1]
-			killed := 0
-			for call := range 3 {
-				for k, through := (kill{commit: 1}), false; !through; {
-					if !*steps {
-						k = kill{1 + rand.IntN(2), rand.IntN(2) == 0}
-					}
+			for call, commits := range []int{4, 8, 6} {
+				sweep(t, fmt.Sprintf("call %d", call), commits, func(k kill) (burnt bool) {
 					prefix := fmt.Sprintf("call%d-%d-%t", call, k.commit, k.after)
 					s.write(from, prefix)
 					s.converged(from, to)
-					burnt := s.killedSwitchover(from, to, call, k)
+					burnt = s.killedSwitchover(from, to, call, k)
 					s.shows(to, prefix, true)
 					from, to = to, from
-					if burnt {
-						killed++
-					}
-					if through = !burnt || !*steps; *steps && through {
-						t.Logf("call %d of the switchover has %d commits", call, k.commit-1)
-					} else if through {
-						t.Logf("call %d, %v: killed %t", call, k, burnt)
-					}
-					if k.after {
-						k.commit++
-					}
-					k.after = !k.after
-				}
+					return burnt
+				})
 			}
-			t.Logf("%d kills", killed)
+			s.end()
+		})
+	}
+}
+
+// sweep tries one kill after the other until none comes any more, or one that is drawn, of some commits.
+func sweep(t *testing.T, what string, commits int, try func(k kill) (burnt bool)) {
+	t.Helper()
+	if !*steps {
+		k := kill{1 + rand.IntN(commits), rand.IntN(2) == 0}
+		t.Logf("%s, %v: killed %t", what, k, try(k))
+		return
+	}
+	kills := 0
+	for k := (kill{commit: 1}); try(k); kills++ {
+		if k.after {
+			k.commit++
+		}
+		k.after = !k.after
+	}
+	t.Logf("%s: %d kills, before and after each of %d commits", what, kills, kills/2)
+}
+
+// TestAReturnSurvivesAKillAtEachStep is the other half of number 20: a former primary that takes back what only it had ends by SIGKILL at a commit from the call that names its
+// new primary on, and is started. It goes on, and its archives hold what was lost, all of it and nothing else.
+func TestAReturnSurvivesAKillAtEachStep(t *testing.T) {
+	for _, kind := range []cluster.Kind{cluster.DR, cluster.Performance} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			s := newSet(t, kind, cluster.Options{Fuse: t.TempDir()}, "a", "b")
+			from, to := s.all[0], s.all[1]
+			lost := map[*member][]string{}
+			sweep(t, "the return", 18, func(k kill) (burnt bool) {
+				prefix := fmt.Sprintf("alone-%d-%t", k.commit, k.after)
+				s.lose(from, prefix)
+				s.promote(to, true)
+				from.Start()
+				s.demote(from)
+				body := map[string]any{"token": s.tokenFor(from, to)}
+				if kind == cluster.DR {
+					body["dr_operation_token"] = s.op
+				}
+				text, err := json.Marshal(body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				from.Light(k.commit, k.after)
+				burnt = s.insist(from, s.path("secondary/update-primary"), string(text), "secondary", to)
+				if !burnt {
+					from.Restart() // puts the fuse out
+				}
+				s.converged(to, from)
+				lost[from] = append(lost[from], prefix)
+				s.archived(from, lost[from]...)
+				s.shows(to, prefix, false)
+				from, to = to, from
+				return burnt
+			})
 			s.end()
 		})
 	}
@@ -73,12 +115,13 @@ func (s *set) killedSwitchover(from, to *member, call int, k kill) (burnt bool) 
 	for i, step := range []struct {
 		at         *member
 		path, mode string
+		behind     *member
 		body       func() map[string]any
 	}{
-		{from, "primary/demote", "secondary", func() map[string]any { return map[string]any{} }},
+		{from, "primary/demote", "secondary", nil, func() map[string]any { return map[string]any{} }},
 		// A primary that was killed in its demotion told nobody that it handed over; that both have the same was seen before.
-		{to, "secondary/promote", "primary", func() map[string]any { return map[string]any{"force": force} }},
-		{from, "secondary/update-primary", "secondary", func() map[string]any { return map[string]any{"token": s.tokenFor(from, to)} }},
+		{to, "secondary/promote", "primary", nil, func() map[string]any { return map[string]any{"force": force} }},
+		{from, "secondary/update-primary", "secondary", to, func() map[string]any { return map[string]any{"token": s.tokenFor(from, to)} }},
 	} {
 		body := step.body()
 		if s.kind == cluster.DR && i > 0 {
@@ -92,7 +135,7 @@ func (s *set) killedSwitchover(from, to *member, call int, k kill) (burnt bool) 
 		if lit {
 			step.at.Light(k.commit, k.after)
 		}
-		done := s.insist(step.at, s.path(step.path), string(text), step.mode, i == 2)
+		done := s.insist(step.at, s.path(step.path), string(text), step.mode, step.behind)
 		if lit {
 			burnt = done
 			force = burnt
@@ -108,8 +151,8 @@ func (s *set) killedSwitchover(from, to *member, call int, k kill) (burnt bool) 
 	return burnt
 }
 
-// insist repeats a call until the member has the part that it asks for, starting it when it ended. It reports whether it did.
-func (s *set) insist(m *member, path, body, mode string, streams bool) (ended bool) {
+// insist repeats a call until the member has the part that it asks for, and shows what behind has, starting it when it ended. It reports whether it did.
+func (s *set) insist(m *member, path, body, mode string, behind *member) (ended bool) {
 	s.t.Helper()
 	call := func() {
 		_, _ = m.Do(context.Background(), "POST", path, []byte(body)) // whether it did its work is asked below
@@ -125,11 +168,14 @@ func (s *set) insist(m *member, path, body, mode string, streams bool) (ended bo
 		if err != nil {
 			return false, err.Error()
 		}
-		yes := st.Mode == mode && (mode != "primary" || st.State == "running") && (!streams || st.State == "stream-wals" && st.ConnectionState == "ready")
-		if !yes && ended {
+		yes, detail := st.Mode == mode && (mode != "primary" || st.State == "running"), fmt.Sprintf("mode %s, state %s, reason %v", st.Mode, st.State, st.Raw["reason"])
+		if ended && (!yes || st.State == "idle") {
 			call()
 		}
-		return yes, fmt.Sprintf("mode %s, state %s, link %s, reason %v", st.Mode, st.State, st.ConnectionState, st.Raw["reason"])
+		if yes && behind != nil {
+			return cluster.Converged(behind.Node, m.Node, s.kind)
+		}
+		return yes, detail
 	})
 	return ended
 }

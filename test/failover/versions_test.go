@@ -157,6 +157,21 @@ func TestASecondaryOfAnOlderReleaseIsRefusedUntilItIsUpgraded(t *testing.T) {
 				t.Errorf("upgraded, b received %d bytes of comparing, %d of records", got.diff, got.sync)
 			}
 			s.shows(a, "between", true)
+
+			b.Stop() // as the older release, the former primary of a newer one
+			s.become(a, before)
+			b.Start()
+			s.converged(a, b)
+			s.demote(a)
+			s.promote(b, false)
+			s.write(b, "by-b")
+			a.Stop()
+			a.Become(now)
+			a.Start()
+			s.follow(a, b)
+			if got := s.cost(a); got != (cost{}) {
+				t.Errorf("upgraded after a failover, a received %d bytes of comparing, %d of records", got.diff, got.sync)
+			}
 			s.end()
 		})
 	}
