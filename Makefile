@@ -3,6 +3,8 @@
 
 ROUNDS   ?= 50
 SEED     ?=
+RECORDS  ?= 1000000
+PAUSED   ?= 1h
 FUZZTIME ?= 10s
 DEMO     ?=
 
@@ -26,7 +28,7 @@ SIDE_BY_SIDE = -p $(shell expr $(CORES) + 1) -parallel $(shell expr 2 '*' $(CORE
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 	@echo
-	@echo "  ROUNDS=$(ROUNDS) and SEED=... steer test-crash and test-chaos, FUZZTIME=$(FUZZTIME) each fuzz target, DEMO='-keep' the demo."
+	@echo "  ROUNDS=$(ROUNDS) and SEED=... steer test-crash and test-chaos, RECORDS=$(RECORDS) test-failback and test-retention, PAUSED=$(PAUSED) test-paused, FUZZTIME=$(FUZZTIME) each fuzz target, DEMO='-keep' the demo."
 
 .PHONY: setup
 setup: ## check the tools, download modules, build (safe to repeat)
@@ -96,6 +98,30 @@ test-crash: ## kill -9 under load, ROUNDS times; SEED repeats a run
 .PHONY: test-chaos
 test-chaos: ## faults and role changes at random, ROUNDS times, judged by a model; SEED repeats the plans
 	cd test && $(GO) test -count=1 -timeout 0 ./chaos -run '^TestChaos$$' -v -rounds=$(ROUNDS) $(if $(SEED),-seed=$(SEED))
+
+.PHONY: test-switchover
+test-switchover: ## planned switchovers under load, ROUNDS of each kind: nothing lost, nothing copied; prints the pause
+	cd test && $(GO) test -count=1 -timeout 0 ./failover -run '^TestSwitchover$$' -v -rounds=$(ROUNDS)
+
+.PHONY: test-steps
+test-steps: ## kill -9 at each commit of a planned switchover, and of a return that takes a tail back
+	cd test && $(GO) test -count=1 -timeout 0 ./failover -run 'SurvivesAKillAtEachStep$$' -v -steps
+
+.PHONY: test-paused
+test-paused: ## one of five secondaries stands still for an hour: prints what the others show, and the primary's memory
+	cd test && $(GO) test -count=1 -timeout 0 ./failover -run '^TestAPausedSecondaryTroublesNobody$$' -v -paused=$(PAUSED)
+
+.PHONY: test-failback
+test-failback: ## a primary comes back with a lost tail, with 10,000 and RECORDS records: prints the bytes on the wire
+	cd test && $(GO) test -count=1 -timeout 0 ./failover -run '^TestFailbackCostsTheTail$$' -v -records=$(RECORDS)
+
+.PHONY: test-retention
+test-retention: ## a secondary is repaired past retention while one key is overwritten without pause, RECORDS records: prints time and bytes
+	cd test && $(GO) test -count=1 -timeout 0 ./failover -run '^TestARepairEnds$$' -v -offline=$(RECORDS)
+
+.PHONY: test-versions
+test-versions: ## an older version, built from the repository's history, beside this one in every role; upgrades under load
+	cd test && $(GO) test -count=1 -timeout 0 ./failover -run 'Version|Upgrade|Downgrade|OlderRelease' -v -versions
 
 .PHONY: test-divergence
 test-divergence: ## rot in a secondary of 1,000,000 records: found, named, repaired

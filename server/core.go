@@ -117,7 +117,7 @@ func engineConfig(cfg *Config, gen *Generation, keys *seal.Opened, log hclog.Log
 		RetainAge:          r.RetainAge,
 		MinFree:            cfg.minFree(),
 		Repairable:         gen.Secondary,
-		Seam:               cfg.Seam,
+		Seam:               fused(cfg.Seam),
 		Now:                wallClock,
 		Sealer:             keys.Keyring(),
 	}
@@ -195,7 +195,7 @@ func (c *core) build() error {
 	if c.vault, err = vault.New(vaultConfig); err != nil {
 		return fmt.Errorf("start the API: %w", err)
 	}
-	archives, err := archive.Open(archive.Options{Dir: filepath.Join(n.dir.Path, archiveName), Sealer: c.keys.Keyring(), FreeDisk: n.dir.FreeDisk, Seam: n.cfg.Seam})
+	archives, err := archive.Open(archive.Options{Dir: filepath.Join(n.dir.Path, archiveName), Sealer: c.keys.Keyring(), FreeDisk: n.dir.FreeDisk, Seam: fused(n.cfg.Seam)})
 	if err != nil {
 		return fmt.Errorf("start replication: %w", err)
 	}

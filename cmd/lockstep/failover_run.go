@@ -281,9 +281,18 @@ func (f *failover) forced(ctx context.Context) error {
 
 var secondaryID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
-// rejoin gives the former primary and the siblings tokens of the new one, and waits until they are in line.
+// joining is a cluster that comes behind the new primary.
+type joining struct {
+	m      *member
+	id     string // what it is called there
+	before *setStatus
+}
+
+// rejoin gives the former primary and the siblings tokens of the new one, all of them first, so that nobody is left alone while another one is waited for; then it waits until
+// they are in line.
 func (f *failover) rejoin(ctx context.Context, from *setStatus, before []*setStatus) error {
 	since := f.result.Index
+	var all []*joining
 	if from == nil {
 		f.result.LeftAlone = append(f.result.LeftAlone, f.from.api.Address)
 	} else {
@@ -296,12 +305,18 @@ func (f *failover) rejoin(ctx context.Context, from *setStatus, before []*setSta
 		if err := f.demoteFormer(ctx); err != nil {
 			return err
 		}
-		if err := f.join(ctx, f.from, id, &setStatus{}, since); err != nil {
+		all = append(all, &joining{f.from, id, &setStatus{}})
+	}
+	for i, s := range f.siblings {
+		all = append(all, &joining{s, before[i].ID, before[i]})
+	}
+	for _, j := range all {
+		if err := f.repoint(ctx, j); err != nil {
 			return err
 		}
 	}
-	for i, s := range f.siblings {
-		if err := f.join(ctx, s, before[i].ID, before[i], since); err != nil {
+	for _, j := range all {
+		if err := f.inLine(ctx, j, since); err != nil {
 			return err
 		}
 	}
@@ -325,46 +340,50 @@ func (f *failover) demoteFormer(ctx context.Context) error {
 	return err
 }
 
-// join lets a cluster follow the new primary, unless it does.
-func (f *failover) join(ctx context.Context, m *member, id string, before *setStatus, since uint64) error {
+// repoint lets a cluster follow the new primary, unless it does.
+func (f *failover) repoint(ctx context.Context, j *joining) error {
 	primary, err := f.to.status(ctx)
 	if err != nil {
 		return err
 	}
-	follows := false
-	if now, err := m.status(ctx); err == nil && now.ID != "" && now.State == "stream-wals" && now.Connection == "ready" {
+	if now, err := j.m.status(ctx); err == nil && now.ID != "" && now.State == "stream-wals" && now.Connection == "ready" {
+		j.id = now.ID
 		for _, s := range primary.Secondaries {
-			follows = follows || s.ID == now.ID && s.Connected == "connected"
+			if s.ID == now.ID && s.Connected == "connected" {
+				return nil
+			}
 		}
-		id = now.ID
 	}
-	if !follows {
-		token, used, err := f.token(ctx, id)
-		if err != nil {
-			return err
-		}
-		id = used
-		body := map[string]any{"token": token}
-		if f.kind == "dr" {
-			body["dr_operation_token"] = f.dr
-		}
-		if err := m.write(ctx, failoverStep, m.path("secondary/update-primary"), body, nil); err != nil {
-			return fmt.Errorf("re-point %s: %w", m.api.Address, err)
-		}
-		f.say("%s follows %s as %s", m.name, f.to.name, id)
+	token, used, err := f.token(ctx, j.id)
+	if err != nil {
+		return err
 	}
-	s, err := m.await(ctx, failoverJoin, "is in line with the new primary", func(s *setStatus) bool {
+	j.id = used
+	body := map[string]any{"token": token}
+	if f.kind == "dr" {
+		body["dr_operation_token"] = f.dr
+	}
+	if err := j.m.write(ctx, failoverStep, j.m.path("secondary/update-primary"), body, nil); err != nil {
+		return fmt.Errorf("re-point %s: %w", j.m.api.Address, err)
+	}
+	f.say("%s follows %s as %s", j.m.name, f.to.name, j.id)
+	return nil
+}
+
+// inLine waits until a cluster's digest is equal to the new primary's, and tells what it cost.
+func (f *failover) inLine(ctx context.Context, j *joining, since uint64) error {
+	s, err := j.m.await(ctx, failoverJoin, "is in line with the new primary", func(s *setStatus) bool {
 		return s.Mode == "secondary" && s.State == "stream-wals" && s.Verified >= since
 	})
 	if err != nil {
 		return err
 	}
 	copied := s.DiffBytes + s.SyncBytes
-	if was := before.DiffBytes + before.SyncBytes; was <= copied {
+	if was := j.before.DiffBytes + j.before.SyncBytes; was <= copied {
 		copied -= was
 	}
-	f.say("%s is in line: digests are equal at index %d, %d bytes were copied", m.name, s.Verified, copied)
-	f.result.Members = append(f.result.Members, memberResult{Address: m.api.Address, ID: id, Bytes: copied, Verified: s.Verified})
+	f.say("%s is in line: digests are equal at index %d, %d bytes were copied", j.m.name, s.Verified, copied)
+	f.result.Members = append(f.result.Members, memberResult{Address: j.m.api.Address, ID: j.id, Bytes: copied, Verified: s.Verified})
 	return nil
 }
 

@@ -53,6 +53,16 @@ func (c *committer) nextEpoch(above uint64, overrides []wal.Fork) {
 	c.fork, c.above, c.overrides, c.epoch = wal.Fork{}, above, overrides, true
 }
 
+// NextFork lets the next frame begin a fork, of the same epoch. A Writer only.
+func (e *Engine) NextFork() {
+	if e.cfg.Role != Writer {
+		return
+	}
+	e.com.mu.Lock()
+	defer e.com.mu.Unlock()
+	e.com.fork = wal.Fork{}
+}
+
 // SetCursor sets the feeder's place up to which the performance subscription is complete here, by an entry: the DR secondaries of this cluster, which may take its
 // place, go by the log alone. What a demoted primary was is the place from which it goes on as a secondary; another primary knows the place by another name. Not
 // during a sync.

@@ -85,3 +85,39 @@ func TestAForcedPerformancePromotionArchivesWhatTheOthersHaveBeyondIt(t *testing
 		t.Errorf("coming back cost %d bytes of %d records and %d of %d: want the tail's cost", small, 300, large, 3000)
 	}
 }
+
+// TestAFormerPrimaryThatReignsAgainTellsPlacesOfBetweenApart moves a set's primary away and back, and loses it with a tail. Its successor reigned before, and the common point
+// lies in what it received since: exactly the tail is taken back, once.
+func TestAFormerPrimaryThatReignsAgainTellsPlacesOfBetweenApart(t *testing.T) {
+	t.Parallel()
+	a := newCapablePrimary(t, Performance)
+	a.write(shared, storage.Replicated, "first ", 20)
+	b := a.successor(Performance, "b")
+	for i, way := range [][2]*cluster{{a, b}, {b, a}} {
+		from, to := way[0], way[1]
+		from.caughtUp(Performance, to)
+		from.demote(Performance)
+		to.promote(Performance, false)
+		from.repoint(Performance, to, fmt.Sprintf("back%d", i))
+		to.write(shared, storage.Replicated, fmt.Sprintf("reign %d ", i), 20)
+	}
+	a.caughtUp(Performance, b)
+	b.stop()
+	b.e = enginetest.Reopen(t, b.e)
+	a.write(shared, storage.Replicated, "alone ", 7)
+	a.stop()
+	a.e = enginetest.Reopen(t, a.e)
+	b.run()
+	b.promote(Performance, true)
+	b.write(shared, storage.Replicated, "after ", 20)
+	a.run()
+	a.demote(Performance)
+	a.repoint(Performance, b, "a2")
+	b.caughtUp(Performance, a)
+	if _, r := a.cost(Performance); r.Rewind != 1 || r.Repair+r.Bootstrap != 0 {
+		t.Errorf("the former primary came back by %+v, want one rewind", r)
+	}
+	if kept := a.kept.List(); len(kept) != 1 || kept[0].Counts.Lost != 7 {
+		t.Errorf("got archives %+v, want one of the 7 lost entries", kept)
+	}
+}

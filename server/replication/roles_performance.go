@@ -104,6 +104,9 @@ func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
 	if err != nil {
 		return err
 	}
+	// What it writes as a secondary has a fork that is none of the set's: should it be the primary again, a place that it told somebody of then, in its own log, must
+	// not be taken for one beyond the end of this reign.
+	n.engine.NextFork()
 	if err := n.engine.SetCursor(ctx, end); err != nil {
 		return fmt.Errorf("storing the place from which this cluster goes on as a secondary: %w", err)
 	}

@@ -62,10 +62,13 @@ func binary(t testing.TB, name string) string {
 // binary is the one that the options ask for.
 func (o *Options) binary(t testing.TB) string {
 	t.Helper()
-	if o.Clock == "" {
-		return Binary(t, o.Race)
+	switch {
+	case o.Binary != "":
+		return o.Binary
+	case o.Clock != "" || o.Fuse != "":
+		return binary(t, "lockstep-chaosclock")
 	}
-	return binary(t, "lockstep-chaosclock")
+	return Binary(t, o.Race)
 }
 
 // build keeps the binary in the repository's .cache, where the go command

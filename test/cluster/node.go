@@ -45,6 +45,10 @@ type Options struct {
 	Env []string
 	// Clock names a file with a duration that the server adds to its clock; it is built with the tag chaosclock then.
 	Clock string
+	// Fuse names a file that tells the server at which of its commits to end by SIGKILL, see Light; it is built with the tag chaosclock then.
+	Fuse string
+	// Binary is the program that runs instead of the one built from this source; Become changes it.
+	Binary string
 	// Piped lets this process write the log, so that a limit on the size of the server's files leaves it whole.
 	Piped bool
 }
@@ -110,6 +114,26 @@ func New(t testing.TB, name string, o Options) *Node {
 	t.Cleanup(n.end)
 	return n
 }
+
+// Light lets the server end by SIGKILL at its n-th commit from now on: instead of it, or when its bytes are durable. A restart puts it out.
+func (n *Node) Light(commit int, after bool) {
+	n.t.Helper()
+	when := "before"
+	if after {
+		when = "after"
+	}
+	draft := n.options.Fuse + ".draft" // the server must not find half of it
+	err := os.WriteFile(draft, fmt.Appendf(nil, "%d %s", commit, when), 0o600)
+	if err == nil {
+		err = os.Rename(draft, n.options.Fuse)
+	}
+	if err != nil {
+		n.t.Fatalf("light the fuse of %s: %v", n.Name, err)
+	}
+}
+
+// Become names the program that runs from the next start on; "" is the one built from this source.
+func (n *Node) Become(binary string) { n.options.Binary = binary }
 
 // Configure gives lines of the configuration's replication block that hold beside those of Options; the next start takes them.
 func (n *Node) Configure(replication ...string) {
@@ -202,6 +226,10 @@ func (n *Node) launch() error {
 	cmd.Env = append(cmd.Env, n.options.Env...)
 	if n.options.Clock != "" {
 		cmd.Env = append(cmd.Env, "LOCKSTEP_CHAOS_CLOCK="+n.options.Clock)
+	}
+	if n.options.Fuse != "" {
+		_ = os.Remove(n.options.Fuse) // of a run that has ended
+		cmd.Env = append(cmd.Env, "LOCKSTEP_CHAOS_FUSE="+n.options.Fuse)
 	}
 	p := &process{cmd: cmd, log: log, done: make(chan struct{})}
 	if err := startOnOwnThread(p); err != nil {

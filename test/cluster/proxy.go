@@ -16,16 +16,17 @@ import (
 type Proxy struct {
 	Address string // host:port that it listens on
 
-	target   string
 	listener net.Listener
 	down, up atomic.Int64 // bytes from and to the server
+	limit    atomic.Int64 // of down: then all is cut; 0: none
 	all      sync.WaitGroup
 
-	mu    sync.Mutex
-	conns map[net.Conn]bool
-	cut   bool
-	held  [directions]chan struct{} // while a direction is held up: closed when it goes on
-	delay time.Duration
+	mu     sync.Mutex
+	target string
+	conns  map[net.Conn]bool
+	cut    bool
+	held   [directions]chan struct{} // while a direction is held up: closed when it goes on
+	delay  time.Duration
 }
 
 // Direction is the way of bytes through a proxy.
@@ -57,8 +58,24 @@ func NewProxy(t testing.TB) *Proxy {
 
 // Serve passes connections on to target from now on; call it once.
 func (p *Proxy) Serve(target string) {
-	p.target = target
+	p.Redirect(target)
 	p.all.Go(p.accept)
+}
+
+// Redirect passes new connections on to another target, and ends those that there are: as when an address moves to another machine.
+func (p *Proxy) Redirect(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
+	for c := range p.conns {
+		c.Close()
+	}
+}
+
+func (p *Proxy) destination() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.target
 }
 
 // FromServer returns the bytes that the server has sent through the proxy.
@@ -77,6 +94,9 @@ func (p *Proxy) Cut() {
 	}
 	p.goOnLocked()
 }
+
+// CutAfter cuts when the server has sent so many bytes more.
+func (p *Proxy) CutAfter(bytes int64) { p.limit.Store(p.down.Load() + bytes) }
 
 // Hold lets nothing pass in the directions given until Mend, and ends no connection: each end sees a peer that is silent. What was held goes on then,
 // as on a network whose packets are sent again.
@@ -142,7 +162,7 @@ func (p *Proxy) accept() {
 
 func (p *Proxy) serve(client net.Conn) {
 	defer client.Close()
-	server, err := net.Dial("tcp", p.target)
+	server, err := net.Dial("tcp", p.destination())
 	if err != nil {
 		return
 	}
@@ -158,7 +178,7 @@ func (p *Proxy) serve(client net.Conn) {
 	}
 	var both sync.WaitGroup
 	pass := func(w Direction, to, from net.Conn, count *atomic.Int64) {
-		_, _ = io.Copy(counted{to, count, func() { p.pass(w) }}, from)
+		_, _ = io.Copy(counted{to, count, func() { p.pass(w) }, p.spent}, from)
 		to.Close()
 		from.Close()
 	}
@@ -193,11 +213,20 @@ type counted struct {
 	io.Writer
 	count *atomic.Int64
 	pass  func() // waits until a piece may go on
+	spent func() // is told of each piece that went
 }
 
 func (c counted) Write(b []byte) (int, error) {
 	c.pass()
 	n, err := c.Writer.Write(b)
 	c.count.Add(int64(n))
+	c.spent()
 	return n, err
+}
+
+// spent cuts when the limit is reached, once.
+func (p *Proxy) spent() {
+	if limit := p.limit.Load(); limit > 0 && p.down.Load() >= limit && p.limit.CompareAndSwap(limit, 0) {
+		p.Cut()
+	}
 }

@@ -1,54 +1,23 @@
 package e2e
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/lockstepdb/lockstep/test/cluster"
 )
 
-// switchover is what `lockstep failover -format=json` prints.
-type switchover struct {
-	Primary string         `json:"primary"`
-	Index   uint64         `json:"index"`
-	PauseMS int64          `json:"pause_ms"`
-	Forced  bool           `json:"forced"`
-	Undone  bool           `json:"undone"`
-	Lost    map[string]any `json:"lost_writes"`
-	Members []struct {
-		Address  string `json:"address"`
-		ID       string `json:"id"`
-		Bytes    uint64 `json:"copied_bytes"`
-		Verified uint64 `json:"verified_index"`
-	} `json:"members"`
-	LeftAlone []string `json:"left_alone"`
-}
-
-// failover runs the command as an operator does, with tokens in its environment.
-func failover(t *testing.T, env []string, input string, args ...string) (*switchover, string, error) {
+// failover runs the command and keeps what it said.
+func failover(t *testing.T, env []string, input string, args ...string) (*cluster.Switchover, string, error) {
 	t.Helper()
-	cmd := exec.Command(cluster.Binary(t, false), append([]string{"failover", "-format=json"}, args...)...)
-	cmd.Env = append(cluster.Environ(), env...)
-	cmd.Stdin = strings.NewReader(input)
-	var out, words bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &words
-	err := cmd.Run()
-	r := new(switchover)
-	if out.Len() > 0 {
-		if err := json.Unmarshal(out.Bytes(), r); err != nil {
-			t.Fatalf("the command's result: %v\n%s", err, out.String())
-		}
-	}
-	t.Logf("lockstep failover %s\n%s", strings.Join(args, " "), words.String())
-	return r, words.String(), err
+	r, words, err := cluster.Failover(t, env, input, args...)
+	t.Logf("lockstep failover %s\n%s", strings.Join(args, " "), words)
+	return r, words, err
 }
 
 // nothingCopied demands that each member is in line with the new primary by digest, and received no byte for it.
-func (s *switchover) nothingCopied(t *testing.T, members int) {
+func nothingCopied(t *testing.T, s *cluster.Switchover, members int) {
 	t.Helper()
 	if len(s.Members) != members {
 		t.Fatalf("the result tells of %d members, want %d: %+v", len(s.Members), members, s)
@@ -60,6 +29,20 @@ func (s *switchover) nothingCopied(t *testing.T, members int) {
 	}
 }
 
+// newThree starts three clusters; the first holds some data.
+func newThree(t *testing.T) (a, b, c *cluster.Node, o *oracle) {
+	t.Helper()
+	a, b, c = cluster.New(t, "a", cluster.Options{}), cluster.New(t, "b", cluster.Options{}), cluster.New(t, "c", cluster.Options{})
+	for _, n := range []*cluster.Node{a, b, c} {
+		n.Start()
+		n.Init()
+	}
+	o = &oracle{acked: map[string]string{}}
+	a.MustDo("POST", "sys/mounts/kv", `{"type":"kv","options":{"version":"1"}}`, 200, 204)
+	o.fill(t, a, "before", 500)
+	return a, b, c, o
+}
+
 // trioOfDR is a DR primary with two secondaries and some data, and the environment in which an operator runs the command.
 type trioOfDR struct {
 	a, b, c *cluster.Node
@@ -69,28 +52,14 @@ type trioOfDR struct {
 
 func newTrioOfDR(t *testing.T) *trioOfDR {
 	t.Helper()
-	a, b, c := cluster.New(t, "a", cluster.Options{}), cluster.New(t, "b", cluster.Options{}), cluster.New(t, "c", cluster.Options{})
-	for _, n := range []*cluster.Node{a, b, c} {
-		n.Start()
-		n.Init()
-	}
-	o := &oracle{acked: map[string]string{}}
-	a.MustDo("POST", "sys/mounts/kv", `{"type":"kv","options":{"version":"1"}}`, 200, 204)
-	o.fill(t, a, "before", 500)
+	a, b, c, o := newThree(t)
 	a.EnablePrimary(cluster.DR)
 	for _, s := range []*cluster.Node{b, c} {
 		s.Join(a, cluster.DR, s.Name)
 		cluster.WaitConverged(t, cluster.Deadline, a, s, cluster.DR)
 		s.Token = a.Token
 	}
-	a.MustDo("PUT", "sys/policies/acl/op", `{"policy":"path \"sys/replication/dr/secondary/*\" { capabilities = [\"update\"] }"}`, 204)
-	a.MustDo("POST", "auth/token/roles/op", `{"allowed_policies":["op"],"orphan":true,"renewable":false,"token_type":"batch"}`, 204)
-	made, err := a.Client().Logical().Write("auth/token/create/op", map[string]any{"ttl": "2h"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	env := []string{"VAULT_TOKEN=" + a.Token, "LOCKSTEP_DR_OPERATION_TOKEN=" + made.Auth.ClientToken}
-
+	env := []string{"VAULT_TOKEN=" + a.Token, "LOCKSTEP_DR_OPERATION_TOKEN=" + a.OperationToken()}
 	return &trioOfDR{a, b, c, o, env}
 }
 
@@ -116,14 +85,14 @@ func TestFailoverCommandOfDR(t *testing.T) {
 			t.Fatal(err)
 		}
 		during.end(o)
-		r.nothingCopied(t, 2)
+		nothingCopied(t, r, 2)
 		o.allOn(t, to, to.Token)
 		t.Logf("writes paused for about %d ms", r.PauseMS)
 		r, _, err = failover(t, env, "", "-from="+from.API, "-to="+to.API, "-sibling="+c.API, "-yes")
 		if err != nil {
 			t.Fatalf("run again when all is done: %v", err)
 		}
-		r.nothingCopied(t, 2)
+		nothingCopied(t, r, 2)
 	}
 
 	// The primary is lost.
@@ -154,14 +123,7 @@ func TestFailoverCommandOfDR(t *testing.T) {
 
 // TestFailoverCommandOfPerformance moves a performance set's primary under load, and undoes the first half of a move whose second half fails.
 func TestFailoverCommandOfPerformance(t *testing.T) {
-	a, b, c := cluster.New(t, "a", cluster.Options{}), cluster.New(t, "b", cluster.Options{}), cluster.New(t, "c", cluster.Options{})
-	for _, n := range []*cluster.Node{a, b, c} {
-		n.Start()
-		n.Init()
-	}
-	o := &oracle{acked: map[string]string{}}
-	a.MustDo("POST", "sys/mounts/kv", `{"type":"kv","options":{"version":"1"}}`, 200, 204)
-	o.fill(t, a, "before", 500)
+	a, b, c, o := newThree(t)
 	a.EnablePrimary(cluster.Performance)
 	for _, s := range []*cluster.Node{b, c} {
 		s.Join(a, cluster.Performance, s.Name)
