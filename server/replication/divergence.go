@@ -145,7 +145,7 @@ func (n *Node) ReplayArchive(ctx context.Context, id string, report func(*Outcom
 				why = whyRepair
 			case !it.Lost:
 				why = whyCovered
-			case c.Op != storage.Drop && last[c.name()] != c.Index:
+			case c.Op != storage.Drop && c.Op != storage.Attach && last[c.name()] != c.Index:
 				continue // a later change of the tail decides
 			}
 			if why != "" {
@@ -359,7 +359,7 @@ func (d *replayDecision) refuses(c *ReplayChange) string {
 		return whyForeign
 	case c.Keyspace == storage.SystemLocal || c.Keyspace == storage.SystemReplicated:
 		return whySystem
-	case c.Op == storage.Drop:
+	case c.Op == storage.Drop, c.Op == storage.Attach:
 		return whyDrop
 	case !here || scope != c.Scope:
 		return whyKeyspace

@@ -174,7 +174,7 @@ func (n *Node) touched(r *engine.Rewind) (map[storage.KeyspaceID]*touchedKeys, e
 					out[b.Keyspace] = t
 				}
 				for j := range b.Changes {
-					if key := string(b.Changes[j].Key); b.Changes[j].Op != storage.Drop {
+					if key := string(b.Changes[j].Key); b.Changes[j].Op == storage.Put || b.Changes[j].Op == storage.Delete {
 						if _, have := t.keys[key]; !have {
 							t.keys[key] = struct{}{}
 							count, size = count+1, size+len(key)
@@ -219,6 +219,9 @@ func (y *syncer) tail(ctx context.Context, state *storage.SyncState, theirs []st
 			low = state.Done
 		}
 		t, ok := held[ks]
+		if !ok && y.e.Detached(ks) {
+			continue // on both sides
+		}
 		if !ok {
 			t = storage.KeyspaceTotal{ID: ks, Scope: touched[ks].scope}
 		}
