@@ -38,6 +38,7 @@
 //	replication/<k>/fence       primary: why it takes no writes, and the history that it met (JSON)
 //	replication/<k>/herald      promoted or re-pointed: how the former primary is reached, with a key and certificate (JSON)
 //	replication/<k>/farewell    secondary: where its primary's part ended, once that one said so (JSON)
+//	replication/<k>/demotion    demoted: how its secondaries stood then (JSON)
 //	replication/<k>/contact     secondary: what it last heard of its primary, for the figures of a promotion (JSON)
 //	replication/intent          a role change that has begun and not ended, with the keys that it mints (JSON)
 //	replication/maintenance     when the index was last rebuilt and checked (JSON)

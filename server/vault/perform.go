@@ -36,6 +36,9 @@ func (c *Core) perform(r *request) (*reply, error) {
 		}
 		r.opened = true
 	}
+	if rt != nil && rt.flags&onDemoted != 0 && c.mode(dr) == replication.Secondary {
+		r.opened = true
+	}
 	if !free && !r.opened {
 		limit = c.cfg.MaxBody
 		if err := c.authenticate(r); err != nil {
@@ -93,7 +96,7 @@ func (c *Core) gate(rt *route) error {
 	switch {
 	case drMode == replication.Bootstrapping || perfMode == replication.Bootstrapping:
 		return refuse(errUnavailable, "this cluster is being filled from its primary: wait until sys/replication/status shows mode secondary, then repeat")
-	case drMode == replication.Secondary && flags&onDR == 0 && !(flags&onRevoked != 0 && rt.kind() == dr && c.revoked(dr)):
+	case drMode == replication.Secondary && flags&onDR == 0 && !(flags&onDemoted != 0 && c.wasDemoted()) && !(flags&onRevoked != 0 && rt.kind() == dr && c.revoked(dr)):
 		return refuse(errInvalid, "path disabled in replication DR secondary mode")
 	}
 	ready, err := c.initialised()
