@@ -161,8 +161,11 @@ func (c *Core) performMount(r *request) (*reply, error) {
 	if err := c.authoriseData(r); err != nil {
 		return nil, err
 	}
-	if r.mount == nil || ownPath(r.path) {
+	if ownPath(r.path) {
 		return nil, noRoute(r)
+	}
+	if r.mount == nil {
+		return nil, c.warnOfSync(r, nil, noRoute(r))
 	}
 	if r.op == opWrite && strings.HasSuffix(r.path, "/") {
 		return nil, refuse(errInvalid, "cannot write to a path ending in '/'")
@@ -180,8 +183,7 @@ func (c *Core) performMount(r *request) (*reply, error) {
 		return c.forward(r)
 	}
 	rep, err := c.performKind(r)
-	c.warnOfSync(r, rep)
-	return rep, err
+	return rep, c.warnOfSync(r, rep, err)
 }
 
 // performKind answers as the mount's type does.
