@@ -28,6 +28,9 @@ func (f *failover) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := f.readFilters(ctx, from, to, before); err != nil {
+		return err
+	}
 	switch {
 	case to.Mode == "primary":
 		f.say("%s is the %s primary already: what is left is to take the others in", f.to.api.Address, f.kind)
@@ -150,6 +153,7 @@ func (f *failover) plan(from *setStatus, p *promotion) {
 	}
 	f.say("  2. promote  %s (%s), index %d, once it has everything; else %s is promoted again", f.to.name, f.to.api.Address, p.Index, f.from.name)
 	f.say("  3. re-point %s%s to the new primary; nothing is copied", f.from.name, f.names())
+	f.planFilters()
 	f.say("Price: no acknowledged write. Writes pause from 1 to the end of 2: %s is %d entries behind at this moment", f.to.name, p.Lag)
 }
 
@@ -250,6 +254,9 @@ func (f *failover) undo(ctx context.Context, cause error) error {
 	if _, err := f.from.await(ctx, failoverStep, "is the primary again", func(s *setStatus) bool { return s.Mode == "primary" && s.State == "running" }); err != nil {
 		return fmt.Errorf("%w\nUndoing: %w", cause, err)
 	}
+	if err := f.carryAll(ctx, f.from); err != nil { // its own ended with the first half
+		return fmt.Errorf("%w\nIt was undone: %s is the primary again, but %w. Set the paths filters there before you give out tokens", cause, f.from.api.Address, err)
+	}
 	f.result.Undone = true
 	return fmt.Errorf("%w\nIt was undone: %s is the primary again. Its secondaries need tokens of it (update-primary)", cause, f.from.api.Address)
 }
@@ -271,6 +278,7 @@ func (f *failover) forced(ctx context.Context) error {
 			f.say("  secondary %s had index %d when last heard of: promoting that one would lose less", o.ID, o.Index)
 		}
 	}
+	f.planFilters()
 	f.say("  Make sure that clients no longer reach %s.", f.from.api.Address)
 	if err := f.confirm(); err != nil {
 		return err
@@ -283,6 +291,9 @@ var secondaryID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
 // rejoin gives the former primary and the siblings tokens of the new one, and waits until they are in line.
 func (f *failover) rejoin(ctx context.Context, from *setStatus, before []*setStatus) error {
+	if err := f.carryAll(ctx, f.to); err != nil {
+		return err
+	}
 	since := f.result.Index
 	if from == nil {
 		f.result.LeftAlone = append(f.result.LeftAlone, f.from.api.Address)
@@ -331,7 +342,7 @@ func (f *failover) join(ctx context.Context, m *member, id string, before *setSt
 	if err != nil {
 		return err
 	}
-	follows := false
+	was, follows := id, false
 	if now, err := m.status(ctx); err == nil && now.ID != "" && now.State == "stream-wals" && now.Connection == "ready" {
 		for _, s := range primary.Secondaries {
 			follows = follows || s.ID == now.ID && s.Connected == "connected"
@@ -364,7 +375,7 @@ func (f *failover) join(ctx context.Context, m *member, id string, before *setSt
 		copied -= was
 	}
 	f.say("%s is in line: digests are equal at index %d, %d bytes were copied", m.name, s.Verified, copied)
-	f.result.Members = append(f.result.Members, memberResult{Address: m.api.Address, ID: id, Bytes: copied, Verified: s.Verified})
+	f.result.Members = append(f.result.Members, memberResult{Address: m.api.Address, ID: id, Bytes: copied, Verified: s.Verified, Filter: f.shownFilter(was)})
 	return nil
 }
 
@@ -374,6 +385,9 @@ func (f *failover) token(ctx context.Context, id string) (token, used string, er
 		used = id
 		if try > 1 {
 			used = fmt.Sprintf("%.60s-%d", id, try)
+			if err := f.carryFilter(ctx, f.to, id, used); err != nil {
+				return "", "", err
+			}
 		}
 		var answer struct {
 			Wrap struct {

@@ -24,6 +24,7 @@ type switchover struct {
 		ID       string `json:"id"`
 		Bytes    uint64 `json:"copied_bytes"`
 		Verified uint64 `json:"verified_index"`
+		Filter   string `json:"paths_filter"`
 	} `json:"members"`
 	LeftAlone []string `json:"left_alone"`
 }
@@ -152,7 +153,8 @@ func TestFailoverCommandOfDR(t *testing.T) {
 	cluster.WaitConverged(t, cluster.Deadline, b, a, cluster.DR)
 }
 
-// TestFailoverCommandOfPerformance moves a performance set's primary under load, and undoes the first half of a move whose second half fails.
+// TestFailoverCommandOfPerformance moves a performance set's primary under load, and undoes the first half of a move whose second half fails. A sibling's paths
+// filter stays what it is through all of it.
 func TestFailoverCommandOfPerformance(t *testing.T) {
 	a, b, c := cluster.New(t, "a", cluster.Options{}), cluster.New(t, "b", cluster.Options{}), cluster.New(t, "c", cluster.Options{})
 	for _, n := range []*cluster.Node{a, b, c} {
@@ -162,10 +164,25 @@ func TestFailoverCommandOfPerformance(t *testing.T) {
 	o := &oracle{acked: map[string]string{}}
 	a.MustDo("POST", "sys/mounts/kv", `{"type":"kv","options":{"version":"1"}}`, 200, 204)
 	o.fill(t, a, "before", 500)
+	a.MustDo("POST", "sys/mounts/hidden", `{"type":"kv","options":{"version":"1"}}`, 200, 204)
+	a.MustDo("PUT", "hidden/x", `{"value":"not for c"}`, 204)
 	a.EnablePrimary(cluster.Performance)
+	a.MustDo("POST", perfPath+"primary/paths-filter/c", `{"mode":"deny","paths":["hidden/"]}`, 200, 204)
+	filtered := func(primary *cluster.Node) {
+		t.Helper()
+		var f struct {
+			Data struct {
+				Mode  string   `json:"mode"`
+				Paths []string `json:"paths"`
+			} `json:"data"`
+		}
+		if err := json.Unmarshal(primary.MustDo("GET", perfPath+"primary/paths-filter/c", "", 200).Body, &f); err != nil || f.Data.Mode != "deny" || len(f.Data.Paths) != 1 || f.Data.Paths[0] != "hidden/" {
+			t.Errorf("the filter of c on %s: %+v, %v, want deny hidden/", primary.Name, f, err)
+		}
+	}
 	for _, s := range []*cluster.Node{b, c} {
 		s.Join(a, cluster.Performance, s.Name)
-		cluster.WaitConverged(t, cluster.Deadline, a, s, cluster.Performance)
+		s.WaitState(cluster.Performance, "stream-wals")
 		s.MintToken()
 	}
 	args := []string{"-kind=performance", "-from=" + a.API, "-to=" + b.API, "-yes"}
@@ -180,22 +197,39 @@ func TestFailoverCommandOfPerformance(t *testing.T) {
 	if s := a.MustStatus(cluster.Performance); s.Mode != "primary" || s.State != "running" {
 		t.Fatalf("undone, the former primary is %s, %s", s.Mode, s.State)
 	}
+	filtered(a)
 	for _, s := range []*cluster.Node{b, c} { // they follow it anew
 		_, err := s.Client().Logical().Write(perfPath+"secondary/update-primary", map[string]any{"token": a.SecondaryToken(cluster.Performance, s.Name)})
 		if err != nil {
 			t.Fatal(err)
 		}
-		cluster.WaitConverged(t, cluster.Deadline, a, s, cluster.Performance)
+		s.WaitState(cluster.Performance, "stream-wals")
 	}
 	during := startLoad(a, "planned")
 	during.reaches(t, 300)
 	env := []string{"LOCKSTEP_FROM_TOKEN=" + a.Token, "LOCKSTEP_TO_TOKEN=" + b.Token, "LOCKSTEP_SIBLING_TOKEN=" + c.Token}
-	r, _, err = failover(t, env, "", append(args, "-sibling="+c.API)...)
+	r, words, err = failover(t, env, "", append(args, "-sibling="+c.API)...)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(r.Members) != 2 || r.Members[1].Filter != "deny hidden/" || !strings.Contains(words, "filter   of secondary c is carried over: deny hidden/") {
+		t.Errorf("what is told of c's filter: %+v", r.Members)
+	}
+	filtered(b)
+	b.MustDo("PUT", "hidden/x", `{"value":"not for c either"}`, 204)
+	c.MustDo("GET", "hidden/x", "", 400) // refused by name
 	during.done.Wait()
 	during.end(o)
 	o.allOn(t, b, b.Token)
 	t.Logf("writes paused for about %d ms; %+v", r.PauseMS, r.Members)
+
+	// A primary that is lost cannot be asked for the filter: its secondary knows what it leaves out.
+	b.Kill()
+	env = []string{"LOCKSTEP_TO_TOKEN=" + a.Token, "LOCKSTEP_SIBLING_TOKEN=" + c.Token}
+	_, words, err = failover(t, env, "", "-kind=performance", "-from="+b.API, "-to="+a.API, "-sibling="+c.API, "-force", "-yes")
+	if err != nil || !strings.Contains(words, "deny hidden/") || !strings.Contains(words, "what c leaves out now") {
+		t.Fatalf("forced: %v", err)
+	}
+	filtered(a)
+	c.MustDo("GET", "hidden/x", "", 400)
 }
