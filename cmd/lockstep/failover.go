@@ -78,6 +78,8 @@ type failoverResult struct {
 	Members   []memberResult `json:"members"`
 	Undone    bool           `json:"undone,omitempty"`
 	LeftAlone []string       `json:"left_alone,omitempty"` // could not be reached
+	Archives  []string       `json:"archives,omitempty"`   // of what only the former primary had, there
+	Repeat    []string       `json:"repeat,omitempty"`     // calls on the new primary: what took rights away in it
 }
 
 type memberResult struct {

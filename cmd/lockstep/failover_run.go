@@ -310,6 +310,7 @@ func (f *failover) rejoin(ctx context.Context, from *setStatus, before []*setSta
 		if err := f.join(ctx, f.from, id, &setStatus{}, since); err != nil {
 			return err
 		}
+		f.sayLost(ctx)
 	}
 	for i, s := range f.siblings {
 		if err := f.join(ctx, s, before[i].ID, before[i], since); err != nil {

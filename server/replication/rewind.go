@@ -108,8 +108,8 @@ func archiveFrame(w *archive.Writer, f *wal.Frame) error {
 		// What came from a performance primary is there; what a sync wrote came from there too.
 		lost := e.Upstream.IsZero() && !e.Housekeeping
 		if lost {
-			for _, what := range tightenings(e) {
-				w.Tighten(what)
+			for _, t := range tightenings(e) {
+				w.Tighten(t.what, t.repeat...)
 			}
 		}
 		if err := w.AddEntry(wal.Position{Fork: f.Fork, Index: e.Index}, b, lost); err != nil {

@@ -82,7 +82,7 @@ func describeArchive(m *archive.Meta) map[string]any {
 		out["problem"] = m.Problem
 	}
 	if len(m.Tightenings) > 0 {
-		out["tightenings"] = m.Tightenings
+		out["tightenings"], out["repeat"] = m.Tightenings, m.Repeat
 	}
 	return out
 }

@@ -27,6 +27,8 @@ type switchover struct {
 		Filter   string `json:"paths_filter"`
 	} `json:"members"`
 	LeftAlone []string `json:"left_alone"`
+	Archives  []string `json:"archives"`
+	Repeat    []string `json:"repeat"`
 }
 
 // failover runs the command as an operator does, with tokens in its environment.
@@ -127,9 +129,17 @@ func TestFailoverCommandOfDR(t *testing.T) {
 		r.nothingCopied(t, 2)
 	}
 
-	// The primary is lost.
-	cluster.WaitConverged(t, cluster.Deadline, a, b, cluster.DR)
+	// The primary is lost, and with it that it revoked a secondary of its other set.
+	a.EnablePrimary(cluster.Performance)
+	a.SecondaryToken(cluster.Performance, "thief")
+	for _, s := range []*cluster.Node{b, c} {
+		cluster.WaitConverged(t, cluster.Deadline, a, s, cluster.DR)
+		s.Kill()
+	}
+	a.MustDo("POST", perfPath+"primary/revoke-secondary", `{"id":"thief"}`, 204)
 	a.Kill()
+	b.Start()
+	c.Start()
 	_, words, err = failover(t, env, "", "-from="+a.API, "-to="+b.API, "-sibling="+c.API, "-yes")
 	if err == nil || !strings.Contains(words, "-force") {
 		t.Fatalf("the primary is away, and nothing was said of force: %v", err)
@@ -150,6 +160,11 @@ func TestFailoverCommandOfDR(t *testing.T) {
 	if len(r.Members) != 2 {
 		t.Errorf("members: %+v", r.Members)
 	}
+	const again = `POST /v1/sys/replication/performance/primary/revoke-secondary {"id":"thief"}`
+	if len(r.Archives) != 1 || len(r.Repeat) != 1 || r.Repeat[0] != again {
+		t.Errorf("archives %q and calls to repeat %q, want one and %s", r.Archives, r.Repeat, again)
+	}
+	b.MustDo("POST", perfPath+"primary/revoke-secondary", `{"id":"thief"}`, 204)
 	cluster.WaitConverged(t, cluster.Deadline, b, a, cluster.DR)
 }
 
