@@ -40,7 +40,7 @@ var sections = []struct {
 	{"server/snapshot", "Snapshot", []string{"File, version 1"}},
 	{"server/engine", "Store", []string{"Files of a store", "Notes kept in the log's metadata", "Frames"}},
 	{"wal", "Log", nil},
-	{"storage", "Entries and state", []string{"Entry, version 1", "Totals, version 1", "State file, version 1", "Checkpoints"}},
+	{"storage", "Entries and state", []string{"Entry, versions 1 and 2", "Totals, version 1", "State file, version 1", "Checkpoints"}},
 	{"merkle", "Digests", []string{"Digests", "Leaves", "Root hash"}},
 	{"server/archive", "Archives", []string{"Archives", "Archive's note, version 1", "Archived item, version 1"}},
 	{"server/vault", "Records", []string{"Records"}},

@@ -27,7 +27,7 @@ type change struct {
 // last one, as in the frame's header; end and chain are the end of the frame. An entry's source moves the
 // cursor PerformanceSub, its sync mark the sync state (with the cursor: back to S where a sync begins, to the end of the spool where it
 // ends), and housekeeping raises the floor of what it touches. It never fails for what a record means: a put into an unknown keyspace makes it, one into a detached
-// keyspace is kept and shown to nobody.
+// keyspace is kept and shown to nobody. An entry that attaches one needs what Attachable says.
 func (s *State) Apply(entries []Applying, totals []KeyspaceTotal, end wal.Position, chain wal.Hash) {
 	changes, size := prepare(entries)
 	s.mu.Lock()
@@ -55,7 +55,7 @@ func prepare(entries []Applying) ([]change, int64) {
 	for i := range entries {
 		for j := range entries[i].Entry.Blocks {
 			for _, c := range entries[i].Entry.Blocks[j].Changes {
-				if c.Op != Drop {
+				if c.keyed() {
 					n++
 					keyBytes += idSize + len(c.Key)
 				}
@@ -72,7 +72,7 @@ func prepare(entries []Applying) ([]change, int64) {
 			block := &e.Blocks[j]
 			for at := range block.Changes {
 				c := &block.Changes[at]
-				if c.Op == Drop {
+				if !c.keyed() {
 					continue
 				}
 				r := &recs[len(changes)]
@@ -99,11 +99,15 @@ func (s *State) applyHeaderLocked(e *Entry) {
 			k.floor = max(k.floor, e.Index)
 		}
 		for j := range block.Changes {
-			if block.Changes[j].Op == Drop && k.detachedAt == 0 {
+			switch op := block.Changes[j].Op; {
+			case op == Drop && k.detachedAt == 0:
 				k.detachedAt = e.Index
 				k.total = merkle.Total{}
 				s.dropped = maps.Clone(s.dropped)
 				s.dropped[block.Keyspace] = e.Index
+			case op == Attach && k.detachedAt != 0: // its total is among the frame's
+				k.detachedAt = 0
+				s.dropped = without(s.dropped, block.Keyspace)
 			}
 		}
 	}

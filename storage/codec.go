@@ -9,8 +9,9 @@ import (
 	"github.com/lockstepdb/lockstep/wal"
 )
 
-// EntryVersion is the version of the entry format that EncodeEntry writes.
-const EntryVersion = 1
+// EntryVersion is the newest version of the entry format. EncodeEntry writes it only where an older program could not read what
+// the entry says: one that attaches a keyspace. All others are of version 1.
+const EntryVersion = 2
 
 // TotalsVersion is the version of the format that EncodeTotals writes.
 const TotalsVersion = 1
@@ -42,7 +43,7 @@ func EncodeEntry(b []byte, e *Entry) []byte {
 	if e.Sync != nil {
 		flags |= entrySync
 	}
-	b = append(b, EntryVersion, flags)
+	b = append(b, e.version(), flags)
 	b = binary.BigEndian.AppendUint64(b, e.Index)
 	b = binary.BigEndian.AppendUint64(b, uint64(e.Time))
 	if e.RequestID != "" {
@@ -60,6 +61,24 @@ func EncodeEntry(b []byte, e *Entry) []byte {
 	return b
 }
 
+// version is that of the bytes that an entry becomes.
+func (e *Entry) version() byte {
+	if e.Attaches() {
+		return 2
+	}
+	return 1
+}
+
+// Attaches reports whether an entry attaches a keyspace.
+func (e *Entry) Attaches() bool {
+	for i := range e.Blocks {
+		if c := e.Blocks[i].Changes; len(c) > 0 && c[0].Op == Attach { // the only change of its block
+			return true
+		}
+	}
+	return false
+}
+
 func appendBlock(b []byte, block *Block) []byte {
 	b = append(append(b, block.Keyspace[:]...), byte(block.Scope))
 	at := len(b)
@@ -67,7 +86,7 @@ func appendBlock(b []byte, block *Block) []byte {
 	for i := range block.Changes {
 		c := &block.Changes[i]
 		b = append(b, byte(c.Op))
-		if c.Op != Drop {
+		if c.keyed() {
 			b = appendBytes(b, c.Key)
 		}
 		if c.Op == Put {
@@ -114,6 +133,9 @@ func (e *Entry) Validate() error {
 			if why := c.invalid(); why != "" {
 				return malformed("keyspace %s, change %d: %s", block.Keyspace, j, why)
 			}
+			if c.Op == Attach && (len(block.Changes) > 1 || !e.Housekeeping) {
+				return malformed("keyspace %s: %s", block.Keyspace, attachesAlone)
+			}
 			size += c.size()
 		}
 		size += blockHeader
@@ -127,10 +149,15 @@ func (e *Entry) Validate() error {
 	return nil
 }
 
+const attachesAlone = "attaching it is the only change of its block, and housekeeping"
+
+// keyed reports whether a change is one of a record.
+func (c *Change) keyed() bool { return c.Op == Put || c.Op == Delete }
+
 // size returns the bytes of a change in an entry.
 func (c *Change) size() int {
 	n := 1
-	if c.Op != Drop {
+	if c.keyed() {
 		n += lengthSize(len(c.Key)) + len(c.Key)
 	}
 	if c.Op == Put {
@@ -155,6 +182,10 @@ func (c *Change) invalid() string {
 		if len(c.Key) > 0 || len(c.Value) > 0 {
 			return "a drop has neither key nor value"
 		}
+	case Attach:
+		if len(c.Key) > 0 || len(c.Value) > 0 {
+			return "an attachment has neither key nor value"
+		}
 	default:
 		return fmt.Sprintf("unknown operation %d", c.Op)
 	}
@@ -171,9 +202,15 @@ func DecodeEntry(b []byte) (*Entry, error) {
 	left := MaxChanges
 	for !r.done() {
 		block := r.block(&left)
+		if c := block.Changes; slices.ContainsFunc(c, func(c Change) bool { return c.Op == Attach }) && (len(c) > 1 || !e.Housekeeping || e.Version < 2) {
+			r.fail("keyspace %s: %s", block.Keyspace, attachesAlone)
+		}
 		if r.err == nil {
 			e.Blocks = append(e.Blocks, block)
 		}
+	}
+	if r.err == nil && e.Version != e.version() {
+		r.fail("it attaches no keyspace, and says that it has version %d", e.Version)
 	}
 	if r.err != nil {
 		return nil, r.err
@@ -188,7 +225,7 @@ func decodeEntryHeader(b []byte) (*Entry, *reader, error) {
 		return nil, r, r.err
 	}
 	e := &Entry{Version: r.byte()}
-	if r.err == nil && e.Version != EntryVersion {
+	if r.err == nil && (e.Version == 0 || e.Version > EntryVersion) {
 		return nil, r, &wal.VersionError{What: "entry", Got: uint16(e.Version), Have: EntryVersion}
 	}
 	flags := r.byte()

@@ -46,6 +46,12 @@ func plainEntry() *storage.Entry {
 	}}
 }
 
+func attachingEntry() *storage.Entry {
+	return &storage.Entry{Version: 2, Index: 8, Time: 9, Housekeeping: true, Blocks: []storage.Block{
+		{Keyspace: ksID(1), Scope: storage.Replicated, Changes: []storage.Change{{Op: storage.Attach}}},
+	}}
+}
+
 func sampleTotals() []storage.KeyspaceTotal {
 	return []storage.KeyspaceTotal{
 		{ID: storage.SystemReplicated, Scope: storage.Replicated, Total: merkle.Total{Count: 3, Sum: merkle.Digest{1, 2}}},
@@ -57,6 +63,7 @@ func TestGoldenFilesPinTheFormats(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"entry-v1-full.hex":  storage.EncodeEntry(nil, fullEntry()),
 		"entry-v1-plain.hex": storage.EncodeEntry(nil, plainEntry()),
+		"entry-v2.hex":       storage.EncodeEntry(nil, attachingEntry()),
 		"totals-v1.hex":      storage.EncodeTotals(sampleTotals()),
 	} {
 		path := filepath.Join("testdata", name)
@@ -92,7 +99,7 @@ func TestDecodeEntryReadsWhatEncodeEntryWrote(t *testing.T) {
 	header.Blocks = nil
 	bare := *fullEntry()
 	bare.Sync.Low, bare.Sync.High = nil, nil
-	for name, e := range map[string]*storage.Entry{"all parts": fullEntry(), "plain": plainEntry(), "no block": &header, "range without bounds": &bare} {
+	for name, e := range map[string]*storage.Entry{"all parts": fullEntry(), "plain": plainEntry(), "no block": &header, "range without bounds": &bare, "attaching": attachingEntry()} {
 		b := storage.EncodeEntry([]byte("before"), e)
 		if !bytes.HasPrefix(b, []byte("before")) {
 			t.Errorf("%s: what stood in the buffer is gone", name)
@@ -108,7 +115,7 @@ func TestDecodeEntryReadsWhatEncodeEntryWrote(t *testing.T) {
 }
 
 func TestEveryEntryCutShortIsRefused(t *testing.T) {
-	for _, e := range []*storage.Entry{fullEntry(), plainEntry()} {
+	for _, e := range []*storage.Entry{fullEntry(), plainEntry(), attachingEntry()} {
 		whole := storage.EncodeEntry(nil, e)
 		for n := range len(whole) {
 			got, err := storage.DecodeEntry(whole[:n])
@@ -121,7 +128,7 @@ func TestEveryEntryCutShortIsRefused(t *testing.T) {
 
 func TestANewerVersionIsRefusedByName(t *testing.T) {
 	entry := storage.EncodeEntry(nil, plainEntry())
-	entry[0] = 2
+	entry[0] = 3
 	totals := storage.EncodeTotals(sampleTotals())
 	totals[0] = 7
 	_, _, cut := storage.CutEntry(entry, func(storage.KeyspaceID, storage.Scope) bool { return true })
@@ -131,9 +138,10 @@ func TestANewerVersionIsRefusedByName(t *testing.T) {
 		err  error
 		what string
 		got  uint16
-	}{{cut, "entry", 2}, {decoded, "entry", 2}, {digests, "totals", 7}} {
+		have uint16
+	}{{cut, "entry", 3, 2}, {decoded, "entry", 3, 2}, {digests, "totals", 7, 1}} {
 		var v *wal.VersionError
-		if !errors.As(c.err, &v) || v.What != c.what || v.Got != c.got || v.Have != 1 {
+		if !errors.As(c.err, &v) || v.What != c.what || v.Got != c.got || v.Have != c.have {
 			t.Errorf("got %v, want a version error about %s %d", c.err, c.what, c.got)
 		}
 	}
@@ -149,17 +157,19 @@ func TestEntriesBeyondTheLimitsAreNeitherWrittenNorRead(t *testing.T) {
 		return with(func(e *storage.Entry) { e.Blocks[0].Changes = append(e.Blocks[0].Changes, c) })
 	}
 	for name, e := range map[string]*storage.Entry{
-		"empty key":           change(storage.Change{Op: storage.Put, Value: []byte("v")}),
-		"long key":            change(storage.Change{Op: storage.Delete, Key: make([]byte, storage.MaxKey+1)}),
-		"long value":          change(storage.Change{Op: storage.Put, Key: []byte("k"), Value: make([]byte, storage.MaxValue+1)}),
-		"unknown operation":   change(storage.Change{Op: 4, Key: []byte("k")}),
-		"unknown scope":       with(func(e *storage.Entry) { e.Blocks[0].Scope = 3 }),
-		"no scope":            with(func(e *storage.Entry) { e.Blocks[0].Scope = 0 }),
-		"long request id":     with(func(e *storage.Entry) { e.RequestID = strings.Repeat("x", 65) }),
-		"unknown sync mark":   with(func(e *storage.Entry) { e.Sync = &storage.SyncMark{Kind: 4} }),
-		"long bound":          with(func(e *storage.Entry) { e.Sync = &storage.SyncMark{Kind: 2, High: make([]byte, storage.MaxKey+1)} }),
-		"too many changes":    with(func(e *storage.Entry) { e.Blocks[0].Changes = manyDeletes(storage.MaxChanges + 1) }),
-		"larger than allowed": with(func(e *storage.Entry) { e.Blocks[0].Changes = twoLarge() }),
+		"empty key":             change(storage.Change{Op: storage.Put, Value: []byte("v")}),
+		"long key":              change(storage.Change{Op: storage.Delete, Key: make([]byte, storage.MaxKey+1)}),
+		"long value":            change(storage.Change{Op: storage.Put, Key: []byte("k"), Value: make([]byte, storage.MaxValue+1)}),
+		"unknown operation":     change(storage.Change{Op: 5, Key: []byte("k")}),
+		"an attachment beside":  change(storage.Change{Op: storage.Attach}),
+		"a client's attachment": with(func(e *storage.Entry) { e.Blocks[0].Changes = []storage.Change{{Op: storage.Attach}} }),
+		"unknown scope":         with(func(e *storage.Entry) { e.Blocks[0].Scope = 3 }),
+		"no scope":              with(func(e *storage.Entry) { e.Blocks[0].Scope = 0 }),
+		"long request id":       with(func(e *storage.Entry) { e.RequestID = strings.Repeat("x", 65) }),
+		"unknown sync mark":     with(func(e *storage.Entry) { e.Sync = &storage.SyncMark{Kind: 4} }),
+		"long bound":            with(func(e *storage.Entry) { e.Sync = &storage.SyncMark{Kind: 2, High: make([]byte, storage.MaxKey+1)} }),
+		"too many changes":      with(func(e *storage.Entry) { e.Blocks[0].Changes = manyDeletes(storage.MaxChanges + 1) }),
+		"larger than allowed":   with(func(e *storage.Entry) { e.Blocks[0].Changes = twoLarge() }),
 	} {
 		var bad *storage.Malformed
 		if err := e.Validate(); !errors.As(err, &bad) {
@@ -175,6 +185,18 @@ func TestEntriesBeyondTheLimitsAreNeitherWrittenNorRead(t *testing.T) {
 	} {
 		if err := e.Validate(); err == nil {
 			t.Errorf("%s, which the format cannot express, is accepted", name)
+		}
+	}
+}
+
+func TestAnAttachmentHasTheVersionThatSaysSo(t *testing.T) {
+	for name, b := range map[string][]byte{
+		"an attachment of version 1": storage.EncodeEntry(nil, attachingEntry()), "another entry of version 2": storage.EncodeEntry(nil, plainEntry()),
+	} {
+		b[0] = 3 - b[0]
+		var bad *storage.Malformed
+		if _, err := storage.DecodeEntry(b); !errors.As(err, &bad) {
+			t.Errorf("%s: got %v, want it refused", name, err)
 		}
 	}
 }
@@ -263,6 +285,7 @@ func TestKeyspaceIDPrintsAsUUID(t *testing.T) {
 func FuzzDecodeEntry(f *testing.F) {
 	f.Add(storage.EncodeEntry(nil, fullEntry()))
 	f.Add(storage.EncodeEntry(nil, plainEntry()))
+	f.Add(storage.EncodeEntry(nil, attachingEntry()))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e, err := storage.DecodeEntry(b)
 		if err != nil {

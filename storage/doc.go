@@ -31,7 +31,7 @@
 //   - A View holds pages of the file: it must not outlive two checkpoints. Close waits
 //     for all of them.
 //
-// # Entry, version 1
+// # Entry, versions 1 and 2
 //
 // Integers are big endian; a length is an unsigned varint in its shortest form.
 //
@@ -47,6 +47,9 @@
 //	 1  scope
 //	 4  length of the changes in bytes
 //	    changes: operation (1); put, delete: length, key; put: length, value
+//
+// Operations are 1 put, 2 delete, 3 drop of the keyspace, and in version 2, which is that of entries with such a change and of no
+// others, 4: the keyspace is attached again, with the records that it still has.
 //
 // # Totals, version 1
 //

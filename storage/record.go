@@ -63,9 +63,12 @@ const (
 	Put    Op = 1
 	Delete Op = 2
 	Drop   Op = 3 // detaches the whole keyspace; Key and Value are empty
+	// Attach shows a dropped keyspace again, with the records that it still has; nothing of one that is not dropped. Key and Value are empty. It is the only
+	// change of its block, in a housekeeping entry. Before it is applied the tables must be in the file, and its total asked for: Attachable.
+	Attach Op = 4
 )
 
-// Change is put or delete of one record, or drop of its keyspace.
+// Change is put or delete of one record, or drop or attachment of its keyspace.
 type Change struct {
 	Op         Op
 	Key, Value []byte

@@ -91,6 +91,7 @@ type State struct {
 	pending *frozenState             // a checkpoint that ctx ended in the middle; nil: none
 	stale   map[KeyspaceID]struct{}  // changed in the file since view was opened
 	failed  error                    // a change of the file failed: no further one
+	spared  map[KeyspaceID]uint64    // detached ones that Sweep leaves alone, by the index of their drop: they are being attached
 }
 
 // SetRepairable changes Options.Repairable, when the part of the cluster in its replication sets changes.
@@ -186,7 +187,7 @@ func (s *State) load() error {
 	}
 	s.disk, s.kspace, s.mark, s.written = l.keyspaces, l.summary, l.mark, l.mark.clone()
 	s.pos, s.chain, s.sync = l.mark.Applied, l.mark.Chain, l.mark.Sync
-	s.cursors, s.stale = maps.Clone(l.mark.Cursors), map[KeyspaceID]struct{}{}
+	s.cursors, s.stale, s.spared = maps.Clone(l.mark.Cursors), map[KeyspaceID]struct{}{}, map[KeyspaceID]uint64{}
 	s.dropped = map[KeyspaceID]uint64{}
 	for id, d := range s.disk {
 		k := d.info

@@ -39,7 +39,7 @@ func (s *State) Sweep(ctx context.Context, below uint64, limit int) (left int, e
 func (s *State) sweepable(below uint64) ([]KeyspaceID, error) {
 	var ids []KeyspaceID
 	for id, d := range s.disk {
-		if d.detachedAt == 0 || d.detachedAt >= below {
+		if d.detachedAt == 0 || d.detachedAt >= below || d.detachedAt == s.spared[id] {
 			continue
 		}
 		has, err := s.hasRows(id)

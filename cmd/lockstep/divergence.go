@@ -73,6 +73,27 @@ type archiveInfo struct {
 	Items       []json.RawMessage `json:"items"`
 	Next        uint64            `json:"next"`
 	Problem     string            `json:"problem"`
+	Tightenings []string          `json:"tightenings"`
+	Repeat      []string          `json:"repeat"`
+}
+
+// sayTightenings names what took rights away in the lost time, and the calls that do so again.
+func sayTightenings(c *console, a *archiveInfo) {
+	if len(a.Tightenings) == 0 {
+		return
+	}
+	fmt.Fprintf(c.err, "What took rights away and was taken back (archive %s):\n", a.ID)
+	for _, what := range a.Tightenings {
+		fmt.Fprintf(c.err, "  %s\n", what)
+	}
+	if len(a.Repeat) == 0 {
+		fmt.Fprintln(c.err, "Nothing of it need be repeated: a promoted cluster knows no DR secondary of the former primary, and none of its tokens.")
+		return
+	}
+	fmt.Fprintln(c.err, "Look whether it still holds, then say there, with its own token:")
+	for _, call := range a.Repeat {
+		fmt.Fprintf(c.err, "  %s\n", call)
+	}
 }
 
 // ask makes a call below sys/replication/divergence and fills out from the answer's data.
@@ -218,6 +239,7 @@ func runDivergenceShow(ctx context.Context, c *console, args []string) error {
 			return printJSON(c, raw)
 		}
 		if first {
+			sayTightenings(c, page)
 			fmt.Fprintln(t, "Index\tTime\tOp\tMount\tKey\tLost\tValue")
 		}
 		for _, item := range page.Items {

@@ -103,6 +103,9 @@ func (d *divergence) replayOn(ctx context.Context, id, to string, result *replay
 		if first != nil {
 			about = first
 		}
+		if about["source"] == "repair" {
+			return fmt.Errorf("archive %s is of a repair: it does not tell what its records were based on, so whether one may be written again cannot be told: lockstep divergence export %s, and write what is to be kept", id, id)
+		}
 		for _, raw := range rows {
 			row, err := decodeRow(raw)
 			if err != nil {

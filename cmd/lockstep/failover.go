@@ -19,8 +19,9 @@ const failoverHelp = `Usage: lockstep failover -from=ADDR -to=ADDR [-sibling=ADD
 Moves the part of a set's primary from one cluster to a secondary of it, without
 losing or copying anything: looks at both sides, shows the plan and its price,
 asks, demotes the one, waits until the other has everything, promotes it, and
-gives the former primary and each sibling a token of the new one. When the
-second half fails before the promotion, the first is undone.
+gives the former primary and each sibling a token of the new one. Paths filters
+are carried over. When the second half fails before the promotion, the first is
+undone.
 
 Run again after it was interrupted it goes on from where the clusters stand, and
 it takes a former primary in again that is fenced.
@@ -60,7 +61,8 @@ type failover struct {
 	drain    time.Duration
 	force    bool
 	yes      bool
-	dr       string // DR operation token; secret
+	dr       string                  // DR operation token; secret
+	filters  map[string]*pathsFilter // of secondaries, by id
 
 	result failoverResult
 }
@@ -76,6 +78,8 @@ type failoverResult struct {
 	Members   []memberResult `json:"members"`
 	Undone    bool           `json:"undone,omitempty"`
 	LeftAlone []string       `json:"left_alone,omitempty"` // could not be reached
+	Archives  []string       `json:"archives,omitempty"`   // of what only the former primary had, there
+	Repeat    []string       `json:"repeat,omitempty"`     // calls on the new primary: what took rights away in it
 }
 
 type memberResult struct {
@@ -83,6 +87,7 @@ type memberResult struct {
 	ID       string `json:"id"`
 	Bytes    uint64 `json:"copied_bytes"`
 	Verified uint64 `json:"verified_index"`
+	Filter   string `json:"paths_filter,omitempty"`
 }
 
 func runFailover(ctx context.Context, c *console, args []string) error {

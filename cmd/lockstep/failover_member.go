@@ -145,3 +145,27 @@ func (m *member) preflight(ctx context.Context) (*promotion, error) {
 	}
 	return &answer.Data, nil
 }
+
+// sayLost names the archives of what only the former primary had, and what in them took rights away: revocations are not repeated by anybody but an operator.
+func (f *failover) sayLost(ctx context.Context) {
+	d := &divergence{api: f.from.api, dr: f.kind == "dr"}
+	if d.dr {
+		asks := *f.from.api
+		asks.Token = f.dr
+		d.api = &asks
+	}
+	var list struct {
+		Keys []string               `json:"keys"`
+		Info map[string]archiveInfo `json:"key_info"`
+	}
+	if err := d.ask(ctx, http.MethodGet, "", nil, &list); err != nil {
+		f.say("note: whether %s keeps an archive of lost writes could not be asked (%v): lockstep divergence list tells", f.from.name, err)
+		return
+	}
+	for _, id := range list.Keys {
+		a := list.Info[id]
+		f.say("%s keeps archive %s of what only it had: lockstep divergence show, replay, discard", f.from.name, id)
+		sayTightenings(f.c, &a)
+		f.result.Archives, f.result.Repeat = append(f.result.Archives, id), append(f.result.Repeat, a.Repeat...)
+	}
+}

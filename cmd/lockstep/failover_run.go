@@ -28,6 +28,9 @@ func (f *failover) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := f.readFilters(ctx, from, to, before); err != nil {
+		return err
+	}
 	switch {
 	case to.Mode == "primary":
 		f.say("%s is the %s primary already: what is left is to take the others in", f.to.api.Address, f.kind)
@@ -150,6 +153,7 @@ func (f *failover) plan(from *setStatus, p *promotion) {
 	}
 	f.say("  2. promote  %s (%s), index %d, once it has everything; else %s is promoted again", f.to.name, f.to.api.Address, p.Index, f.from.name)
 	f.say("  3. re-point %s%s to the new primary; nothing is copied", f.from.name, f.names())
+	f.planFilters()
 	f.say("Price: no acknowledged write. Writes pause from 1 to the end of 2: %s is %d entries behind at this moment", f.to.name, p.Lag)
 }
 
@@ -250,6 +254,9 @@ func (f *failover) undo(ctx context.Context, cause error) error {
 	if _, err := f.from.await(ctx, failoverStep, "is the primary again", func(s *setStatus) bool { return s.Mode == "primary" && s.State == "running" }); err != nil {
 		return fmt.Errorf("%w\nUndoing: %w", cause, err)
 	}
+	if err := f.carryAll(ctx, f.from); err != nil { // its own ended with the first half
+		return fmt.Errorf("%w\nIt was undone: %s is the primary again, but %w. Set the paths filters there before you give out tokens", cause, f.from.api.Address, err)
+	}
 	f.result.Undone = true
 	return fmt.Errorf("%w\nIt was undone: %s is the primary again. Its secondaries need tokens of it (update-primary)", cause, f.from.api.Address)
 }
@@ -271,6 +278,7 @@ func (f *failover) forced(ctx context.Context) error {
 			f.say("  secondary %s had index %d when last heard of: promoting that one would lose less", o.ID, o.Index)
 		}
 	}
+	f.planFilters()
 	f.say("  Make sure that clients no longer reach %s.", f.from.api.Address)
 	if err := f.confirm(); err != nil {
 		return err
@@ -284,13 +292,17 @@ var secondaryID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 // joining is a cluster that comes behind the new primary.
 type joining struct {
 	m      *member
-	id     string // what it is called there
+	was    string // what it was called, or is to be called if that is free
+	id     string // what it is called at the new primary
 	before *setStatus
 }
 
 // rejoin gives the former primary and the siblings tokens of the new one, all of them first, so that nobody is left alone while another one is waited for; then it waits until
 // they are in line.
 func (f *failover) rejoin(ctx context.Context, from *setStatus, before []*setStatus) error {
+	if err := f.carryAll(ctx, f.to); err != nil {
+		return err
+	}
 	since := f.result.Index
 	var all []*joining
 	if from == nil {
@@ -305,10 +317,10 @@ func (f *failover) rejoin(ctx context.Context, from *setStatus, before []*setSta
 		if err := f.demoteFormer(ctx); err != nil {
 			return err
 		}
-		all = append(all, &joining{f.from, id, &setStatus{}})
+		all = append(all, &joining{f.from, id, id, &setStatus{}})
 	}
 	for i, s := range f.siblings {
-		all = append(all, &joining{s, before[i].ID, before[i]})
+		all = append(all, &joining{s, before[i].ID, before[i].ID, before[i]})
 	}
 	for _, j := range all {
 		if err := f.repoint(ctx, j); err != nil {
@@ -318,6 +330,9 @@ func (f *failover) rejoin(ctx context.Context, from *setStatus, before []*setSta
 	for _, j := range all {
 		if err := f.inLine(ctx, j, since); err != nil {
 			return err
+		}
+		if j.m == f.from {
+			f.sayLost(ctx)
 		}
 	}
 	return nil
@@ -383,7 +398,7 @@ func (f *failover) inLine(ctx context.Context, j *joining, since uint64) error {
 		copied -= was
 	}
 	f.say("%s is in line: digests are equal at index %d, %d bytes were copied", j.m.name, s.Verified, copied)
-	f.result.Members = append(f.result.Members, memberResult{Address: j.m.api.Address, ID: j.id, Bytes: copied, Verified: s.Verified})
+	f.result.Members = append(f.result.Members, memberResult{Address: j.m.api.Address, ID: j.id, Bytes: copied, Verified: s.Verified, Filter: f.shownFilter(j.was)})
 	return nil
 }
 
@@ -393,6 +408,9 @@ func (f *failover) token(ctx context.Context, id string) (token, used string, er
 		used = id
 		if try > 1 {
 			used = fmt.Sprintf("%.60s-%d", id, try)
+			if err := f.carryFilter(ctx, f.to, id, used); err != nil {
+				return "", "", err
+			}
 		}
 		var answer struct {
 			Wrap struct {

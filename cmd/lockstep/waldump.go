@@ -175,6 +175,8 @@ func opName(op storage.Op) string {
 		return "delete"
 	case storage.Drop:
 		return "drop"
+	case storage.Attach:
+		return "attach"
 	}
 	return fmt.Sprintf("op %d", op)
 }

@@ -34,6 +34,7 @@ type Meta struct {
 	FeederAddr  string       `json:"feeder_addr"`
 	Forks       []Fork       `json:"forks,omitempty"`       // the reigns that were taken back
 	Tightenings []string     `json:"tightenings,omitempty"` // revocations and redemptions that were taken back, in words
+	Repeat      []string     `json:"repeat,omitempty"`      // the calls that do the same on another primary
 	Spans       []Span       `json:"spans,omitempty"`       // where its entries stood
 	Counts      Counts       `json:"counts"`
 	Complete    bool         `json:"complete"` // false: what it was written for has not ended, or was interrupted

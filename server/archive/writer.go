@@ -228,8 +228,15 @@ func (w *Writer) list() error {
 	return nil
 }
 
-// Tighten notes, in words, revocations and redemptions that are taken back.
-func (w *Writer) Tighten(what string) { w.meta.Tightenings = append(w.meta.Tightenings, what) }
+// Tighten notes, in words, a revocation or redemption that is taken back, and the calls that do the same elsewhere.
+func (w *Writer) Tighten(what string, repeat ...string) {
+	w.meta.Tightenings = append(w.meta.Tightenings, what)
+	for _, call := range repeat {
+		if !slices.Contains(w.meta.Repeat, call) {
+			w.meta.Repeat = append(w.meta.Repeat, call)
+		}
+	}
+}
 
 // Commit makes the archive complete and closes it. It returns the ids of all archives that hold what was added, its own last; an
 // archive to which nothing was added is none.

@@ -57,7 +57,7 @@ func (e *Engine) lookup(p *prepared) error {
 	for i, b := range p.entry.Blocks {
 		p.olds[i] = make([]storage.Old, len(b.Changes))
 		for j, c := range b.Changes {
-			if c.Op == storage.Drop {
+			if c.Op != storage.Put && c.Op != storage.Delete {
 				continue
 			}
 			o, err := e.state.Old(b.Keyspace, c.Key)

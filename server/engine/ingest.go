@@ -181,7 +181,7 @@ func (e *Engine) moveCursor(sub string, at wal.Position) {
 }
 
 // IngestFrames commits frames of a DR primary verbatim (Verbatim only); each must follow the one before. Digests are compared
-// with each frame's before the commit: *Diverged. Frames already held are skipped. During a sync it is refused with ErrInconsistent: SpoolFrames takes
+// with each frame's before the commit: *Diverged; then frames before the last that attaches a keyspace may be committed. Frames already held are skipped. During a sync it is refused with ErrInconsistent: SpoolFrames takes
 // frames then.
 func (e *Engine) IngestFrames(ctx context.Context, frames []*wal.Frame) error {
 	if e.sync.spooling() != nil {
@@ -190,16 +190,34 @@ func (e *Engine) IngestFrames(ctx context.Context, frames []*wal.Frame) error {
 	if err := e.checkFrames(frames); err != nil || len(frames) == 0 {
 		return err
 	}
-	w := &framesWork{frames: frames}
-	for _, f := range frames {
+	for len(frames) > 0 {
+		n, err := e.ingestSome(ctx, frames)
+		if err != nil {
+			return err
+		}
+		frames = frames[n:]
+	}
+	return nil
+}
+
+// ingestSome commits frames up to the first that attaches a keyspace, or that one alone, and says how many they were.
+func (e *Engine) ingestSome(ctx context.Context, frames []*wal.Frame) (int, error) {
+	w := &framesWork{}
+	for i, f := range frames {
 		entries, err := e.prepareFrame(f)
 		if err != nil {
-			return fmt.Errorf("frame %d to %d: %w", f.First, f.Last(), err)
+			return 0, fmt.Errorf("frame %d to %d: %w", f.First, f.Last(), err)
 		}
-		w.entries = append(w.entries, entries)
+		if attached := attachedBy(entries); len(attached) > 0 {
+			if i == 0 {
+				return 1, e.ingestAttaching(ctx, f, entries, attached)
+			}
+			break // what was looked up for it is to be looked up when the frames before it are applied
+		}
+		w.frames, w.entries = append(w.frames, f), append(w.entries, entries)
 	}
 	_, err := e.submit(ctx, w)
-	return err
+	return len(w.frames), err
 }
 
 // checkFrames says what is wrong with frames given to a Verbatim store, whatever its place.

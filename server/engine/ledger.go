@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/lockstepdb/lockstep/merkle"
@@ -19,6 +20,11 @@ type ledger struct {
 	totals   map[storage.KeyspaceID]storage.KeyspaceTotal
 	draft    draft
 	buf      []byte
+
+	attached   map[storage.KeyspaceID]struct{}     // by entries that are accepted and not applied
+	attachable map[storage.KeyspaceID]merkle.Total // what those hold that the next entries attach
+	inMemory   bool                                // no checkpoint can be made: what is attached is not followed from there on
+	unknown    map[storage.KeyspaceID]struct{}     // such keyspaces
 }
 
 // held is a record that is sequenced and not yet applied; not present when it was deleted.
@@ -34,6 +40,8 @@ type draft struct {
 	records map[string]*held
 	drops   map[storage.KeyspaceID]uint64
 	totals  map[storage.KeyspaceID]storage.KeyspaceTotal
+
+	attached map[storage.KeyspaceID]struct{}
 }
 
 // pendingRef names a pending record, so that it is taken out once it is applied and only if it is still that very one.
@@ -52,7 +60,11 @@ func newLedger(state *storage.State) *ledger {
 			records: map[string]*held{},
 			drops:   map[storage.KeyspaceID]uint64{},
 			totals:  map[storage.KeyspaceID]storage.KeyspaceTotal{},
+
+			attached: map[storage.KeyspaceID]struct{}{},
 		},
+		attached: map[storage.KeyspaceID]struct{}{},
+		unknown:  map[storage.KeyspaceID]struct{}{},
 	}
 	l.reload()
 	return l
@@ -133,6 +145,7 @@ func (l *ledger) forget() {
 	clear(l.draft.records)
 	clear(l.draft.drops)
 	clear(l.draft.totals)
+	clear(l.draft.attached)
 }
 
 // add drafts one entry under an index.
@@ -150,7 +163,15 @@ func (l *ledger) add(index uint64, p *prepared) error {
 
 func (l *ledger) change(index uint64, b *storage.Block, ci int, digest *merkle.Digest, hint *storage.Old) error {
 	c := &b.Changes[ci]
-	if c.Op == storage.Drop {
+	if _, unknown := l.unknown[b.Keyspace]; unknown {
+		return nil
+	}
+	switch {
+	case c.Op == storage.Attach:
+		return l.attach(b)
+	case l.attaching(b.Keyspace):
+		return fmt.Errorf("keyspace %s is changed before the entry that attaches it is applied", b.Keyspace)
+	case c.Op == storage.Drop:
 		l.drop(index, b)
 		return nil
 	}
@@ -198,13 +219,16 @@ func (l *ledger) compare(want []storage.KeyspaceTotal, touched map[storage.Keysp
 	named := make(map[storage.KeyspaceID]bool, len(want))
 	for _, w := range want {
 		named[w.ID] = true
+		if _, unknown := l.unknown[w.ID]; unknown {
+			continue
+		}
 		got, _ := l.total(w.ID)
 		if got.Total != w.Total {
 			return diverged(w.ID, at, w.Total, got.Total)
 		}
 	}
 	for ks, got := range touched {
-		if !named[ks] && got.Total != (merkle.Total{}) {
+		if _, unknown := l.unknown[ks]; !named[ks] && !unknown && got.Total != (merkle.Total{}) {
 			return diverged(ks, at, merkle.Total{}, got.Total)
 		}
 	}
@@ -238,6 +262,10 @@ func (l *ledger) accept(g *group) {
 		l.totals[ks] = t
 		g.touched[ks] = struct{}{}
 	}
+	for ks := range l.draft.attached {
+		l.attached[ks] = struct{}{}
+		g.attached = append(g.attached, ks)
+	}
 	l.forget()
 }
 
@@ -247,6 +275,9 @@ func (l *ledger) retire(g *group) {
 		if l.pending[r.key] == r.held {
 			delete(l.pending, r.key)
 		}
+	}
+	for _, ks := range g.attached {
+		delete(l.attached, ks)
 	}
 	for _, ks := range g.drops {
 		if l.drops[ks] <= g.last {

@@ -98,6 +98,7 @@ func (o *Offline) agree(ctx context.Context, progress func(done, total uint64)) 
 	end, _ := o.Log.End()
 	total := end.Index - mark.Applied.Index
 	l := newLedger(o.State)
+	l.inMemory = true
 	touched := map[storage.KeyspaceID]storage.KeyspaceTotal{}
 	rd := o.Log.Reader(mark.Applied.Index + 1)
 	for {

@@ -46,7 +46,7 @@ func (r *replay) log(ctx context.Context, from uint64, progress func(done, total
 		if f.First != at+1 {
 			return fmt.Errorf("replaying the log: a frame begins at %d, not at %d", f.First, at+1)
 		}
-		if err := r.frame(f); err != nil {
+		if err := r.frame(ctx, f); err != nil {
 			return err
 		}
 		at = f.Last()
@@ -68,8 +68,11 @@ func orEOF(err error) error {
 }
 
 // frame applies one frame. Where totals are compared, a frame that differs is not applied.
-func (r *replay) frame(f *wal.Frame) error {
+func (r *replay) frame(ctx context.Context, f *wal.Frame) error {
 	entries, err := decodeFrame(f)
+	if attached := attachedBy(entries); err == nil && len(attached) > 0 {
+		err = r.attachable(ctx, attached)
+	}
 	if err != nil {
 		return fmt.Errorf("replaying the frame %d to %d: %w", f.First, f.Last(), err)
 	}

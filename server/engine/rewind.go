@@ -150,6 +150,10 @@ func (e *Engine) BeginRewind(ctx context.Context, set string, to wal.Position, a
 		if err != nil {
 			return fmt.Errorf("reading the log after index %d: %w", to.Index, err)
 		}
+		detach, err := e.attachedAfter(to.Index)
+		if err != nil {
+			return err
+		}
 		if err := e.flushLocked(ctx); err != nil {
 			return err
 		}
@@ -159,7 +163,7 @@ func (e *Engine) BeginRewind(ctx context.Context, set string, to wal.Position, a
 			return err
 		}
 		state := &storage.SyncState{Set: set, From: to, FromChain: first.Prev, Until: to}
-		if err := e.state.Rewind(to.Index, cursors, state); err != nil {
+		if err := e.state.Rewind(to.Index, cursors, detach, state); err != nil {
 			return e.abandon(ctx, err)
 		}
 		e.sync.begin(state, true)

@@ -40,6 +40,9 @@ type group struct {
 	totals  []storage.KeyspaceTotal // Writer: for the frame's header; Verbatim: of what was touched
 	refs    []pendingRef
 	drops   []storage.KeyspaceID
+
+	attached []storage.KeyspaceID
+
 	cursors map[string]wal.Position
 	jobs    []*job
 	system  bool // touches a system keyspace

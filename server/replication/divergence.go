@@ -103,7 +103,6 @@ const (
 	whyKeyspace  = "its keyspace is not here: its mount was made in the lost tail, or is gone"
 	whyChanged   = "the record was changed since"
 	whyForgotten = "whether it was changed since is not known any more: the log does not reach back that far"
-	whyRepair    = "a repair does not tell what the record was based on: export it"
 	whyForeign   = "the common point is not in this cluster's history"
 	whyCovered   = "it is not lost: it came from a place that the set still has"
 )
@@ -114,6 +113,9 @@ func (n *Node) ReplayArchive(ctx context.Context, id string, report func(*Outcom
 	m, err := n.Archive(id)
 	if err != nil {
 		return err
+	}
+	if m.Source == archive.FromRepair {
+		return refuse("archive %s is of a repair: it holds records as they were before they were overwritten or removed, once or, after a kill, twice, and not what they were based on; so whether one may be written again cannot be told: export it (sys/replication/divergence/%s/export), and write what is to be kept", id, id)
 	}
 	last, err := n.lastChanges(id)
 	if err != nil {
@@ -141,11 +143,9 @@ func (n *Node) ReplayArchive(ctx context.Context, id string, report func(*Outcom
 		for _, c := range changesOf(it) {
 			why := ""
 			switch {
-			case it.Kind == archive.Record:
-				why = whyRepair
 			case !it.Lost:
 				why = whyCovered
-			case c.Op != storage.Drop && last[c.name()] != c.Index:
+			case c.Op != storage.Drop && c.Op != storage.Attach && last[c.name()] != c.Index:
 				continue // a later change of the tail decides
 			}
 			if why != "" {
@@ -359,7 +359,7 @@ func (d *replayDecision) refuses(c *ReplayChange) string {
 		return whyForeign
 	case c.Keyspace == storage.SystemLocal || c.Keyspace == storage.SystemReplicated:
 		return whySystem
-	case c.Op == storage.Drop:
+	case c.Op == storage.Drop, c.Op == storage.Attach:
 		return whyDrop
 	case !here || scope != c.Scope:
 		return whyKeyspace

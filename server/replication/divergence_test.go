@@ -2,6 +2,7 @@ package replication
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -111,16 +112,27 @@ func TestAReplayWritesWhatNothingHasTouchedSince(t *testing.T) {
 func TestARevocationInALostTailIsNamed(t *testing.T) {
 	t.Parallel()
 	ctx := enginetest.Context(t)
-	var token string
+	var token, friend string
 	a, b := partedPrimary(t, nil,
 		func(a *cluster) {
 			a.load(shared, storage.Replicated, "base", 50, 20)
-			if _, err := a.n.SecondaryToken(ctx, DR, "thief", 0); err != nil {
+			if _, err := a.n.EnablePrimary(ctx, Performance, a.bind); err != nil {
 				t.Fatal(err)
+			}
+			for _, id := range []string{"thief", "friend"} {
+				act, err := a.n.SecondaryToken(ctx, Performance, id, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				friend = act.Token // the last
 			}
 		},
 		func(a *cluster) {
-			if err := a.n.RevokeSecondary(ctx, DR, "thief"); err != nil {
+			if err := a.n.RevokeSecondary(ctx, Performance, "thief"); err != nil {
+				t.Fatal(err)
+			}
+			_, request := mustRequest(t)
+			if _, err := a.n.Redeem(ctx, friend, request, "a test"); err != nil {
 				t.Fatal(err)
 			}
 			at := enginetest.MustPut(t, a.e, shared, storage.Replicated, "lost", "1")
@@ -128,8 +140,25 @@ func TestARevocationInALostTailIsNamed(t *testing.T) {
 		})
 	a.repoint(DR, b, "a-old")
 	m := a.kept.List()[0]
-	if len(m.Tightenings) != 1 || !strings.Contains(m.Tightenings[0], `"thief"`) {
-		t.Errorf("the archive names %q, want the revocation", m.Tightenings)
+	if all := strings.Join(m.Tightenings, "; "); len(m.Tightenings) != 2 || !strings.Contains(all, `"thief" was revoked`) || !strings.Contains(all, `of secondary "friend"`) {
+		t.Errorf("the archive names %q, want the revocation and the redemption", m.Tightenings)
+	}
+	want := []string{`POST /v1/sys/replication/performance/primary/revoke-secondary {"id":"thief"}`, `POST /v1/sys/replication/performance/primary/revoke-secondary {"id":"friend"}`,
+		`POST /v1/sys/replication/performance/primary/secondary-token {"id":"friend"}`}
+	if !slices.Equal(m.Repeat, want) {
+		t.Errorf("the calls that do the same: got %q, want %q", m.Repeat, want)
+	}
+	if rec, err := b.n.readSecondary(Performance, "thief"); err != nil || rec == nil || rec.State == secondaryRevoked {
+		t.Errorf("the new primary knows the thief as %+v, %v, want not revoked", rec, err)
+	}
+	if err := b.n.RevokeSecondary(ctx, Performance, "thief"); err != nil {
+		t.Errorf("the revocation repeated: %v", err)
+	}
+	if err := b.n.RevokeSecondary(ctx, Performance, "friend"); err != nil {
+		t.Errorf("before another token: %v", err)
+	}
+	if _, err := b.n.SecondaryToken(ctx, Performance, "friend", 0); err != nil {
+		t.Errorf("another token: %v", err)
 	}
 	if r, err := a.n.ReachedIndex(ctx, []string{token}, false); r != LostIndex || err != nil {
 		t.Errorf("a token of the lost tail: got %v, %v, want LostIndex", r, err)

@@ -21,23 +21,25 @@ const (
 // Demote is what an operator says with a demotion.
 type Demote struct {
 	DrainTimeout time.Duration // 0: drainTime; at most maxDrain
+
+	absent map[Kind][]string // ids of secondaries that are waited for although they are not connected
 }
 
-// Demotion is what came of one.
+// Demotion is what came of one; but for its warnings it is stored, as JSON.
 type Demotion struct {
-	Warnings    []string
-	Index       uint64    // the last of the own log
-	Secondaries []Drained // as they stood when it ended
+	Warnings    []string  `json:"-"`
+	Index       uint64    `json:"index"`       // the last of the own log
+	Secondaries []Drained `json:"secondaries"` // as they stood when it ended
 }
 
 // Drained is where a secondary stood when its primary was demoted.
 type Drained struct {
-	ID        string
-	Set       Kind
-	Index     uint64 // acknowledged
-	Lag       uint64 // entries of the primary that it lacks
-	Connected bool
-	Drained   bool // it has everything, and knows it
+	ID        string `json:"id"`
+	Set       Kind   `json:"set"`
+	Index     uint64 `json:"index"` // acknowledged
+	Lag       uint64 `json:"lag"`   // entries of the primary that it lacks
+	Connected bool   `json:"connected"`
+	Drained   bool   `json:"drained"` // it has everything, and knows it
 }
 
 // warn puts what a demotion does before what it warns of.
@@ -62,7 +64,9 @@ func (n *Node) endWrites(k Kind) {
 	n.writes.Lock()
 	//lint:ignore SA2001 only the wait is wanted
 	n.writes.Unlock()
-	n.engine.SetFence(&engine.Fence{Shared: k == Performance, Reason: "this cluster is being demoted: write to the primary that is promoted next"})
+	n.mu.Lock()
+	n.applyFencesLocked()
+	n.mu.Unlock()
 	if err := n.engine.Settle(context.Background()); err != nil {
 		n.log.Error("what was written last may not have been committed", "set", string(k), "error", err)
 	}
@@ -85,8 +89,13 @@ func (n *Node) ending(k Kind) (*wal.Position, <-chan struct{}) {
 	return n.lives.ends[k], n.lives.ending[k]
 }
 
-// drain waits until the connected secondaries have what this primary wrote, and know that it was all.
-func (n *Node) drain(ctx context.Context, k Kind, limit time.Duration) {
+// demotionFence refuses what a primary that is being demoted takes no more.
+func demotionFence(k Kind) *engine.Fence {
+	return &engine.Fence{Shared: k == Performance, Reason: "this cluster is being demoted: write to the primary that is promoted next"}
+}
+
+// drain waits until the connected secondaries have what this primary wrote, and know that it was all. Those of absent are waited for, too: they may connect.
+func (n *Node) drain(ctx context.Context, k Kind, limit time.Duration, absent []string) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	end, _ := n.ending(k)
@@ -94,7 +103,7 @@ func (n *Node) drain(ctx context.Context, k Kind, limit time.Duration) {
 		return
 	}
 	for {
-		behind, moved := n.peers.behind(k, end.Index, true)
+		behind, moved := n.peers.behind(k, end.Index, true, absent...)
 		if behind == "" {
 			return
 		}
@@ -131,9 +140,15 @@ func (n *Node) handOver(ctx context.Context, k Kind, p Demote, sets ...Kind) *De
 	d := &Demotion{Index: n.engine.Position().Index}
 	until := n.now().Add(p.DrainTimeout)
 	for _, of := range sets {
-		n.drain(ctx, of, max(0, until.Sub(n.now())))
+		n.drain(ctx, of, max(0, until.Sub(n.now())), p.absent[of])
 		d.Secondaries = append(d.Secondaries, n.drained(of)...)
 	}
+	d.explain()
+	return d
+}
+
+// explain warns of what a promotion now would lose.
+func (d *Demotion) explain() {
 	for _, s := range d.Secondaries {
 		switch {
 		case s.Drained:
@@ -143,7 +158,6 @@ func (n *Node) handOver(ctx context.Context, k Kind, p Demote, sets ...Kind) *De
 			d.Warnings = append(d.Warnings, fmt.Sprintf("The %s secondary %s has every entry but has not confirmed that there are no more: its promotion will ask for force.", s.Set, s.ID))
 		}
 	}
-	return d
 }
 
 // noteFarewell keeps, on a secondary, that its primary was demoted and where its part ended (node scope).

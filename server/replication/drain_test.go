@@ -2,10 +2,12 @@ package replication
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/engine/enginetest"
 	"github.com/lockstepdb/lockstep/storage"
 )
@@ -111,5 +113,84 @@ func TestAPromotionSaysWhatItCosts(t *testing.T) {
 	t.Logf("writable %v after the call", time.Since(began))
 	if _, err := a.n.PromotePreflight(DR); err == nil {
 		t.Error("a preflight on a primary is answered")
+	}
+}
+
+// TestADemotionThatIsRepeatedSaysWhatItSaid asks again, at once and after a restart, for the answer that was lost.
+func TestADemotionThatIsRepeatedSaysWhatItSaid(t *testing.T) {
+	t.Parallel()
+	for _, k := range kinds {
+		t.Run(string(k), func(t *testing.T) {
+			t.Parallel()
+			a := newCapablePrimary(t, k)
+			near, away := a.successor(k, "near"), a.successor(k, "away")
+			away.stop()
+			a.write(shared, storage.Replicated, "while one is away", 10)
+			a.caughtUp(k, near)
+			if _, err := a.n.Demoted(k); err == nil {
+				t.Error("a primary says that it was demoted")
+			}
+			first, err := a.n.DemotePrimary(enginetest.Context(t), k, Demote{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if k == DR {
+				a.reopen()
+			}
+			a.awaitMode(k, Secondary)
+			for _, when := range []string{"at once", "after a restart"} {
+				again, err := a.n.DemotePrimary(enginetest.Context(t), k, Demote{})
+				if err != nil || again.Index != first.Index || !slices.Equal(again.Secondaries, first.Secondaries) {
+					t.Errorf("%s: got %+v, %v, want %+v", when, again, err, first)
+				} else if w := strings.Join(again.Warnings, " "); !strings.Contains(w, "nothing was changed") || !strings.Contains(w, "away lacks") {
+					t.Errorf("%s: warnings %q", when, w)
+				}
+				a.restart()
+			}
+			near.promote(k, false)
+			a.repoint(k, near, "a")
+			if _, err := a.n.Demoted(k); err == nil {
+				t.Error("a cluster that follows another says that it was demoted")
+			}
+		})
+	}
+}
+
+// TestADemotionThatWasKilledSaysItsFarewellAtTheNextStart kills the primary once the demotion is written down. Its secondary is promoted without force.
+func TestADemotionThatWasKilledSaysItsFarewellAtTheNextStart(t *testing.T) {
+	t.Parallel()
+	for _, k := range kinds {
+		t.Run(string(k), func(t *testing.T) {
+			t.Parallel()
+			f := &fuse{after: true}
+			a := newCluster(t, "the first primary", enginetest.New(t, engine.Writer, func(c *engine.Config) { c.Seam = f.seam }), freeAddr(t)).capable()
+			a.run()
+			if _, err := a.n.EnablePrimary(enginetest.Context(t), k, a.bind); err != nil {
+				t.Fatal(err)
+			}
+			b := a.successor(k, "b")
+			a.write(shared, storage.Replicated, "k", 10)
+			a.caughtUp(k, b)
+			f.left.Store(1)
+			if _, err := a.n.DemotePrimary(enginetest.Context(t), k, Demote{}); err == nil {
+				t.Fatal("the demotion was not killed")
+			}
+			a.killed(false, &fuse{}, 0)
+			if a.n.underWay() == nil || a.n.Mode(k) != Secondary {
+				t.Fatalf("started again it is a %s, and the demotion is not under way", a.n.Mode(k))
+			}
+			if err := a.try(shared, storage.Replicated, "after the demotion began"); err == nil {
+				t.Error("it took a write")
+			}
+			a.settle()
+			if d, err := a.n.Demoted(k); err != nil || len(d.Secondaries) != 1 || !d.Secondaries[0].Drained {
+				t.Errorf("what it says of its demotion: %+v, %v", d, err)
+			}
+			if p, err := b.n.PromotePreflight(k); err != nil || !p.Ready || !p.HandedOver {
+				t.Errorf("preflight of its secondary: %+v, %v", p, err)
+			}
+			b.promote(k, false)
+			a.repoint(k, b, "a")
+		})
 	}
 }

@@ -85,8 +85,12 @@ func (n *Node) loadFences() error {
 // applyFencesLocked tells the engine what it must refuse. The caller holds mu, or is alone.
 func (n *Node) applyFencesLocked() {
 	switch {
+	case n.lives.demoting[DR]:
+		n.engine.SetFence(demotionFence(DR))
 	case n.fences[DR] != nil:
 		n.engine.SetFence(&engine.Fence{Reason: n.fences[DR].sentence(DR)})
+	case n.lives.demoting[Performance]:
+		n.engine.SetFence(demotionFence(Performance))
 	case n.fences[Performance] != nil:
 		n.engine.SetFence(&engine.Fence{Shared: true, Reason: n.fences[Performance].sentence(Performance)})
 	default:

@@ -49,7 +49,33 @@ type intent struct {
 	Kinds     []Kind     `json:"kinds,omitempty"`     // recover: the sets whose fences end
 	Overrides []wal.Fork `json:"overrides,omitempty"` // recover: forks of others that the epoch wins against
 
+	Drain   time.Duration `json:"drain,omitempty"`   // a demotion: how long it waits for secondaries
+	Outcome *Demotion     `json:"outcome,omitempty"` // and how they stood then; nil: that has not been done
+
 	Abandon bool `json:"abandon,omitempty"` // a sync under way ends where it is: somebody said force, or the cluster is to stand alone
+
+	resumed bool // it was begun before this start
+}
+
+// demotes reports whether the change is the demotion of this cluster in a set.
+func (in *intent) demotes(k Kind) bool {
+	return in.Call == callDemoteDR && k == DR || in.Call == callDemotePerf && k == Performance
+}
+
+// kind is the set that the change is about; of a recover it is not said.
+func (in *intent) kind() Kind {
+	if in.Set == nil {
+		return ""
+	}
+	return in.Set.Kind
+}
+
+// outcome is the note that a demotion leaves.
+func (in *intent) outcome() []byte {
+	if in.Outcome == nil {
+		return nil
+	}
+	return mustJSON(in.Outcome)
 }
 
 // news is the note that lets a promoted cluster tell its former primary.
@@ -99,14 +125,26 @@ func (n *Node) loadIntent() error {
 	if in.Version > intentVersion {
 		return fmt.Errorf("the stored role change has version %d, this program reads up to %d: use a newer lockstep", in.Version, intentVersion)
 	}
+	in.resumed = true
 	n.intent = &in
-	switch in.Call {
-	case callDemoteDR:
+	switch {
+	case n.handsOver(&in): // it goes on as a primary that takes no writes
+		n.lives.demoting[in.Set.Kind] = true
+	case in.Call == callDemoteDR:
 		n.sets[DR], n.sets[Performance] = in.Set, nil
-	case callDemotePerf:
+	case in.Call == callDemotePerf:
 		n.sets[Performance] = in.Set
 	}
 	return nil
+}
+
+// handsOver reports whether a role change is a demotion whose secondaries have not been told yet, on a cluster that can still tell them.
+func (n *Node) handsOver(in *intent) bool {
+	if in.Call != callDemoteDR && in.Call != callDemotePerf || in.Outcome != nil || n.engine.Role() != engine.Writer {
+		return false
+	}
+	set := n.sets[in.Set.Kind]
+	return set != nil && set.Mode == Primary
 }
 
 // begin makes a role change durable before its first step. The caller holds admin.
@@ -197,6 +235,9 @@ func (n *Node) leaveSync(ctx context.Context) {
 // complete takes the steps that are left of a role change. reopened says that the store is being reopened in another role: the rest follows there. The caller
 // holds admin.
 func (n *Node) complete(ctx context.Context, in *intent) (reopened bool, err error) {
+	if _, err := n.handOverOnce(ctx, in); err != nil {
+		return false, err
+	}
 	if role, needed := in.wants(); needed && n.engine.Role() != role {
 		if in.Abandon {
 			if err := n.engine.AbandonSync(ctx); err != nil {
@@ -220,6 +261,72 @@ func (n *Node) complete(ctx context.Context, in *intent) (reopened bool, err err
 		return false, n.completeRecover(ctx, in)
 	}
 	return false, fmt.Errorf("internal error: a role change %q that this program does not know", in.Call)
+}
+
+// reconnectTime is how long a demotion that goes on after a start waits at least for secondaries: they have to connect first.
+const reconnectTime = 15 * time.Second
+
+// handOverOnce hands over what a demotion gives up, unless that has been done, and makes durable how it went. A demotion that was killed does it at the next
+// start, for all secondaries that are known: nobody remembers which of them were connected. The caller holds admin.
+func (n *Node) handOverOnce(ctx context.Context, in *intent) (*Demotion, error) {
+	n.mu.Lock()
+	hands, began := n.handsOver(in), n.lives.ends[in.kind()] != nil
+	n.mu.Unlock()
+	if !hands {
+		return in.Outcome, nil
+	}
+	k := in.Set.Kind
+	p := Demote{DrainTimeout: in.Drain}
+	sets := []Kind{k}
+	if perf := n.set(Performance); k == DR && perf != nil && perf.Mode == Primary {
+		sets = kinds
+	}
+	if in.resumed && !began {
+		p.DrainTimeout, p.absent = max(p.DrainTimeout, reconnectTime), map[Kind][]string{}
+		for _, of := range sets {
+			known, err := n.secondaries(of, false)
+			if err != nil {
+				return nil, fmt.Errorf("listing who is to be told of the demotion: %w", err)
+			}
+			for _, rec := range known {
+				p.absent[of] = append(p.absent[of], rec.ID)
+			}
+		}
+	}
+	d := n.handOver(ctx, k, p, sets...)
+	if err := ctx.Err(); err != nil && in.resumed {
+		return nil, fmt.Errorf("telling the secondaries of the demotion: %w", err)
+	}
+	done := *in
+	done.Outcome = d
+	if err := n.engine.NodeSet(map[string][]byte{noteIntent: mustJSON(&done)}); err != nil {
+		return nil, fmt.Errorf("storing where the secondaries stand: %w", err)
+	}
+	in.Outcome = d
+	return d, nil
+}
+
+// noteDemotion keeps, on a cluster that was demoted, how that went: for a call that is repeated because its answer was lost.
+func noteDemotion(k Kind) string { return "replication/" + string(k) + "/demotion" }
+
+// Demoted says how the demotion went by which this cluster became a secondary without a primary.
+func (n *Node) Demoted(k Kind) (*Demotion, error) {
+	if in := n.underWay(); in != nil && in.demotes(k) {
+		return nil, &NotReady{"this cluster is being demoted: repeat the call in a moment"}
+	}
+	set := n.set(k)
+	if set == nil || set.Mode != Secondary || set.Secondary != "" {
+		return nil, refuse("this cluster is no demoted %s primary: sys/replication/status shows what it is", k)
+	}
+	d := new(Demotion)
+	if b := n.engine.NodeGet(noteDemotion(k)); b != nil {
+		if err := json.Unmarshal(b, d); err != nil {
+			return nil, fmt.Errorf("the stored outcome of the demotion does not decode: %w", err)
+		}
+	}
+	d.explain()
+	d.warn(fmt.Sprintf("This cluster is a demoted %s primary already; nothing was changed. What is said of its secondaries is how they stood when it was demoted.", k))
+	return d, nil
 }
 
 // goOn takes the next steps of a role change whose call failed on the way and is repeated. The caller holds admin.

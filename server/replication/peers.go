@@ -107,9 +107,14 @@ func (t *peerTable) all(k Kind) ([]peerState, <-chan struct{}) {
 }
 
 // behind names a connected secondary that has not acknowledged an index, or, when it is the last of this primary's part, that it is; "" when there is
-// none, and the channel that all returns.
-func (t *peerTable) behind(k Kind, index uint64, last bool) (id string, moved <-chan struct{}) {
+// none, and the channel that all returns. Those of absent count as connected.
+func (t *peerTable) behind(k Kind, index uint64, last bool, absent ...string) (id string, moved <-chan struct{}) {
 	peers, moved := t.all(k)
+	for _, id := range absent {
+		if p, _ := t.get(k, id); p.Acked.Index < index || last && !p.Told {
+			return id, moved
+		}
+	}
 	for _, p := range peers {
 		if p.Streams > 0 && (p.Acked.Index < index || last && !p.Told) {
 			id = p.ID

@@ -108,8 +108,8 @@ func archiveFrame(w *archive.Writer, f *wal.Frame) error {
 		// What came from a performance primary is there; what a sync wrote came from there too.
 		lost := e.Upstream.IsZero() && !e.Housekeeping
 		if lost {
-			for _, what := range tightenings(e) {
-				w.Tighten(what)
+			for _, t := range tightenings(e) {
+				w.Tighten(t.what, t.repeat...)
 			}
 		}
 		if err := w.AddEntry(wal.Position{Fork: f.Fork, Index: e.Index}, b, lost); err != nil {
@@ -174,7 +174,7 @@ func (n *Node) touched(r *engine.Rewind) (map[storage.KeyspaceID]*touchedKeys, e
 					out[b.Keyspace] = t
 				}
 				for j := range b.Changes {
-					if key := string(b.Changes[j].Key); b.Changes[j].Op != storage.Drop {
+					if key := string(b.Changes[j].Key); b.Changes[j].Op == storage.Put || b.Changes[j].Op == storage.Delete {
 						if _, have := t.keys[key]; !have {
 							t.keys[key] = struct{}{}
 							count, size = count+1, size+len(key)
@@ -219,6 +219,9 @@ func (y *syncer) tail(ctx context.Context, state *storage.SyncState, theirs []st
 			low = state.Done
 		}
 		t, ok := held[ks]
+		if !ok && y.e.Detached(ks) {
+			continue // on both sides
+		}
 		if !ok {
 			t = storage.KeyspaceTotal{ID: ks, Scope: touched[ks].scope}
 		}

@@ -121,3 +121,56 @@ func TestAFormerPrimaryThatReignsAgainTellsPlacesOfBetweenApart(t *testing.T) {
 		t.Errorf("got archives %+v, want one of the 7 lost entries", kept)
 	}
 }
+
+// TestAPerformanceClusterTakesBackATailInWhichAMountWasRemoved lets the common point lie before the drop of a keyspace, on a sibling, on the former primary and on the
+// DR secondary of the sibling. The records are there again and none of them was fetched.
+func TestAPerformanceClusterTakesBackATailInWhichAMountWasRemoved(t *testing.T) {
+	t.Parallel()
+	n := scaled(3000)
+	a := newCapablePrimary(t, Performance)
+	a.load(second, storage.Replicated, "many", n, 100)
+	a.write(shared, storage.Replicated, "old ", 20)
+	a.checkpoint()
+	b, c := a.successor(Performance, "b"), a.successor(Performance, "c")
+	if _, err := c.n.EnablePrimary(enginetest.Context(t), DR, c.bind); err != nil {
+		t.Fatal(err)
+	}
+	d := c.successor(DR, "d")
+	b.stop()
+	enginetest.MustPut(t, a.e, second, storage.Replicated, "many000001", "overwritten first")
+	enginetest.MustDo(t, a.e, enginetest.Drop(second, storage.Replicated))
+	a.put("old 000004", "what c has seen")
+	a.caughtUp(Performance, c)
+	c.caughtUp(DR, d)
+	a.put("old 000005", "acknowledged and nowhere else")
+	b.e = enginetest.Reopen(t, b.e)
+	a.stop()
+	b.run()
+	b.promote(Performance, true)
+	b.write(second, storage.Replicated, "of b ", 10)
+	b.checkpoint()
+
+	c.restart() // what its first filling cost is forgotten
+	c.repoint(Performance, b, "c2")
+	a.e = enginetest.Reopen(t, a.e)
+	a.run()
+	a.demote(Performance)
+	a.repoint(Performance, b, "a2")
+	c.caughtUp(DR, d)
+	for name, s := range map[string]*cluster{"the sibling": c, "the former primary": a} {
+		if bytes, r := s.cost(Performance); r.Rewind != 1 || r.Repair+r.Bootstrap != 0 || bytes > 20_000 {
+			t.Errorf("%s came back by %+v and %d bytes, want one rewind that fetches the tail's keys", name, r, bytes)
+		}
+	}
+	for name, s := range map[string]*cluster{"the sibling": c, "the former primary": a, "the sibling's DR secondary": d} {
+		s.restart()
+		got := enginetest.Content(t, s.e)[second]
+		if len(got) != n+10 || got["many000001"] == "overwritten first" {
+			t.Errorf("%s: the mount that was removed in the lost tail has %d records, want %d; the first is %q", name, len(got), n+10, got["many000001"])
+		}
+	}
+	b.put("later", "1")
+	b.caughtUp(Performance, c)
+	b.caughtUp(Performance, a)
+	c.caughtUp(DR, d)
+}

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -357,6 +358,14 @@ func TestALogThatDoesNotReachBackIsRepairedAndWhatIsOverwrittenKept(t *testing.T
 		if want := fmt.Sprintf("value %d of lost ", i); kept[key] != want {
 			t.Fatalf("%s: archived is %q, want %q", key, kept[key], want)
 		}
+	}
+	i := slices.IndexFunc(a.kept.List(), func(m archive.Meta) bool { return m.Source == archive.FromRepair })
+	if i < 0 {
+		t.Fatalf("no archive of a repair: %+v", a.kept.List())
+	}
+	err := a.n.ReplayArchive(enginetest.Context(t), a.kept.List()[i].ID, func(*Outcome) error { return nil })
+	if err == nil || !strings.Contains(err.Error(), "of a repair") || !strings.Contains(err.Error(), "/export") {
+		t.Errorf("replaying the archive of a repair: %v, want it refused with what to do", err)
 	}
 }
 

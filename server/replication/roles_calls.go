@@ -62,8 +62,8 @@ func (n *Node) DemotePrimary(ctx context.Context, k Kind, p Demote) (*Demotion, 
 	n.admin.Lock()
 	defer n.admin.Unlock()
 	if in := n.underWay(); in != nil {
-		if in.Call == callDemoteDR && k == DR || in.Call == callDemotePerf && k == Performance {
-			return &Demotion{Warnings: []string{"This cluster is being demoted already."}}, n.goOn(ctx, k, in)
+		if in.demotes(k) {
+			return n.demoteOn(ctx, k, in)
 		}
 		return nil, refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
 	}
@@ -72,7 +72,7 @@ func (n *Node) DemotePrimary(ctx context.Context, k Kind, p Demote) (*Demotion, 
 	case set == nil:
 		return nil, refuse("%s replication is disabled here: only a primary can be demoted", k)
 	case set.Mode == Secondary && set.Secondary == "":
-		return &Demotion{Warnings: []string{fmt.Sprintf("This cluster is a demoted %s primary already; nothing was changed.", k)}}, nil
+		return n.Demoted(k)
 	case set.Mode == Secondary:
 		return nil, refuse("this cluster is a %s secondary, not the primary: demote the primary", k)
 	case k == Performance && n.fenceOf(DR) != nil:
@@ -82,6 +82,20 @@ func (n *Node) DemotePrimary(ctx context.Context, k Kind, p Demote) (*Demotion, 
 		return n.demoteDR(ctx, set, p)
 	}
 	return n.demotePerf(ctx, set, p)
+}
+
+// demoteOn completes a demotion whose call failed on the way and is repeated.
+func (n *Node) demoteOn(ctx context.Context, k Kind, in *intent) (*Demotion, error) {
+	if err := n.goOn(ctx, k, in); err != nil {
+		return nil, err
+	}
+	d := &Demotion{}
+	if in.Outcome != nil {
+		d.Index, d.Secondaries = in.Outcome.Index, in.Outcome.Secondaries
+		d.explain()
+	}
+	d.warn("This cluster is being demoted already.")
+	return d, nil
 }
 
 // DisablePrimary ends a set's primary: its data stay, its secondaries cannot come back. A repeated call answers with a warning.

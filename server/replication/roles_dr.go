@@ -101,7 +101,7 @@ func (n *Node) completePromoteDR(ctx context.Context, in *intent) error {
 	}
 	notes := map[string][]byte{
 		noteSet(DR): mustJSON(in.Set), noteCAKey(DR): []byte(in.CAKey), noteTokenKey(DR): in.Seed,
-		noteTLSKey(DR): nil, noteSeen(DR): nil, notePublicKey(DR): nil, noteSuccessor: nil, noteHerald(DR): in.news(), noteFarewell(DR): nil, noteContact(DR): nil,
+		noteTLSKey(DR): nil, noteSeen(DR): nil, notePublicKey(DR): nil, noteSuccessor: nil, noteStandIn: nil, noteHerald(DR): in.news(), noteFarewell(DR): nil, noteContact(DR): nil,
 	}
 	perf, err := n.formerPerf()
 	if err != nil {
@@ -154,7 +154,11 @@ func (n *Node) completePromoteDR(ctx context.Context, in *intent) error {
 	n.holdFormer(DR, in.Set)
 	if member != nil {
 		n.markRepairable()
-		n.log.Info("this cluster takes its former primary's place as a performance secondary; performance/secondary/update-primary gives it a primary", "cluster_id", member.Set)
+		if member.Certificate == "" {
+			n.log.Warn("this cluster takes its former primary's place as a performance secondary, and has no certificate for it: performance/secondary/update-primary gives it a primary", "cluster_id", member.Set)
+		} else {
+			n.log.Info("this cluster takes its former primary's place as a performance secondary", "cluster_id", member.Set, "secondary", member.Secondary)
+		}
 	}
 	if perf != nil {
 		n.holdFormer(Performance, perf)
@@ -183,19 +187,18 @@ func addCA(bundle, ca string) string {
 }
 
 func (n *Node) demoteDR(ctx context.Context, set *setConfig, p Demote) (*Demotion, error) {
-	in := &intent{Call: callDemoteDR, Set: n.demoted(set)}
+	in := &intent{Call: callDemoteDR, Set: n.demoted(set), Drain: p.DrainTimeout}
 	warning := "This cluster is being demoted to a DR secondary without a primary: it serves no clients, and needs dr/secondary/update-primary or promote."
-	sets := []Kind{DR}
 	if perf := n.set(Performance); perf != nil {
 		warning += fmt.Sprintf(" It is no performance %s any more.", perf.Mode)
-		if perf.Mode == Primary {
-			sets = kinds
-		}
 	}
 	if err := n.begin(in); err != nil {
 		return nil, err
 	}
-	d := n.handOver(ctx, DR, p, sets...)
+	d, err := n.handOverOnce(ctx, in)
+	if err != nil {
+		return nil, fmt.Errorf("the demotion has begun and is completed at the next start, or by repeating the call: %w", err)
+	}
 	if _, err := n.complete(context.WithoutCancel(ctx), in); err != nil {
 		return nil, fmt.Errorf("the demotion has begun and is completed at the next start: %w", err)
 	}
@@ -210,6 +213,7 @@ func (n *Node) completeDemoteDR(in *intent) error {
 		// A DR secondary has no part in a performance set of its own.
 		noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, noteCAKey(Performance): nil, noteNextCAKey(Performance): nil,
 		noteFence(DR): nil, noteFence(Performance): nil, noteHerald(DR): nil, noteHerald(Performance): nil,
+		noteDemotion(DR): in.outcome(),
 		noteFarewell(DR): n.farewellNow(n.engine.Position()), noteFarewell(Performance): nil, // it has everything that it wrote itself
 	}
 	err := n.done(notes, func() {

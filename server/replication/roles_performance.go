@@ -83,15 +83,17 @@ func (n *Node) completePromotePerf(ctx context.Context, in *intent) error {
 }
 
 func (n *Node) demotePerf(ctx context.Context, set *setConfig, p Demote) (*Demotion, error) {
-	in := &intent{Call: callDemotePerf, Set: n.demoted(set)}
+	in := &intent{Call: callDemotePerf, Set: n.demoted(set), Drain: p.DrainTimeout}
 	history, _ := n.setHistory(Performance, set, n.engine.Position().Index)
 	in.Set.Before = history
 	if err := n.begin(in); err != nil {
 		return nil, err
 	}
 	// From here on shared writes are refused; those under way end up in the log, and the secondaries get them.
-	d := n.handOver(ctx, Performance, p, Performance)
-	n.leave(Performance)
+	d, err := n.handOverOnce(ctx, in)
+	if err != nil {
+		return nil, fmt.Errorf("the demotion has begun and is completed at the next start, or by repeating the call: %w", err)
+	}
 	if err := n.completeDemotePerf(ctx, in); err != nil {
 		return nil, fmt.Errorf("the demotion has begun and is completed at the next start, or by repeating the call: %w", err)
 	}
@@ -100,6 +102,7 @@ func (n *Node) demotePerf(ctx context.Context, set *setConfig, p Demote) (*Demot
 }
 
 func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
+	n.leave(Performance)
 	end, err := n.endReign(ctx, in)
 	if err != nil {
 		return err
@@ -114,7 +117,7 @@ func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
 	set := *in.Set
 	set.Before = nil
 	notes := map[string][]byte{noteSet(Performance): mustJSON(&set), noteSeen(Performance): mustJSON(seen), noteCAKey(Performance): nil, noteNextCAKey(Performance): nil,
-		noteFence(Performance): nil, noteHerald(Performance): nil,
+		noteFence(Performance): nil, noteHerald(Performance): nil, noteDemotion(Performance): in.outcome(),
 		noteFarewell(Performance): n.farewellNow(end)} // it has everything that it wrote itself
 	if err := n.done(notes, func() { n.use(Performance, &set) }); err != nil {
 		return err

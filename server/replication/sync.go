@@ -174,8 +174,14 @@ func (y *syncer) run(ctx context.Context, state storage.SyncState) error {
 		return fmt.Errorf("the primary's newest checkpoint, at index %d, is older than where this sync begins, %d: it is asked again", readAt.Index, state.From.Index)
 	}
 	y.until = later(y.until, readAt)
-	if done, err := y.tail(ctx, &state, theirs, readAt); done || err != nil {
+	whole, err := y.attach(ctx, theirs)
+	if err != nil {
 		return err
+	}
+	if whole {
+		if done, err := y.tail(ctx, &state, theirs, readAt); done || err != nil {
+			return err
+		}
 	}
 	if err := y.e.Checkpoint(ctx); err != nil {
 		return fmt.Errorf("making a checkpoint to compare: %w", err)
@@ -195,6 +201,25 @@ func (y *syncer) run(ctx context.Context, state storage.SyncState) error {
 		}
 	}
 	return nil
+}
+
+// attach shows keyspaces again that were dropped here and that the feeder has. A DR secondary's own log, or the range that it takes, does so. whole says that
+// nothing of them has been removed since.
+func (y *syncer) attach(ctx context.Context, theirs []storage.KeyspaceTotal) (whole bool, err error) {
+	if y.l.kind == DR {
+		return true, nil
+	}
+	ids := make([]storage.KeyspaceID, 0, len(theirs))
+	for _, t := range theirs {
+		if y.e.Detached(t.ID) {
+			ids = append(ids, t.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return true, nil
+	}
+	y.l.log.Warn("keyspaces that were dropped here and not on the primary are attached again", "keyspaces", len(ids))
+	return y.e.Attach(y.l.ctx, ids)
 }
 
 // all returns the keyspaces of either side in order of id. One that the feeder does not hold is one without records, not one to drop: it may have been

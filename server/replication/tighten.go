@@ -8,39 +8,53 @@ import (
 	"github.com/lockstepdb/lockstep/storage"
 )
 
-// tightenings names what an entry took away from somebody, a revocation or a redemption, without any secret.
-func tightenings(e *storage.Entry) []string {
-	var out []string
+// tightening is what an entry took away from somebody, a revocation or a redemption, and the calls that bring it about on another primary, without any secret.
+type tightening struct {
+	what   string
+	repeat []string
+}
+
+func tightenings(e *storage.Entry) []tightening {
+	var out []tightening
 	for i := range e.Blocks {
 		if e.Blocks[i].Keyspace != storage.SystemLocal {
 			continue
 		}
 		for j := range e.Blocks[i].Changes {
-			if what := tightening(&e.Blocks[i].Changes[j]); what != "" {
-				out = append(out, what)
+			if t := tighteningOf(&e.Blocks[i].Changes[j]); t.what != "" {
+				out = append(out, t)
 			}
 		}
 	}
 	return out
 }
 
-func tightening(c *storage.Change) string {
+func tighteningOf(c *storage.Change) tightening {
 	for _, k := range kinds {
+		calls := func(id string, names ...string) (out []string) {
+			if k == DR { // a promoted cluster knows no DR secondary of the former primary, and none of its tokens
+				return nil
+			}
+			for _, name := range names {
+				out = append(out, fmt.Sprintf("POST /v1/sys/replication/%s/primary/%s {\"id\":%q}", k, name, id))
+			}
+			return out
+		}
 		if id, ok := strings.CutPrefix(string(c.Key), recordPrefix(k)); ok {
 			var rec secondaryRecord
 			switch {
 			case c.Op == storage.Delete:
-				return fmt.Sprintf("%s secondary %q was removed", k, id)
+				return tightening{fmt.Sprintf("%s secondary %q was removed", k, id), calls(id, "revoke-secondary")}
 			case json.Unmarshal(c.Value, &rec) == nil && rec.State == secondaryRevoked:
-				return fmt.Sprintf("%s secondary %q was revoked", k, id)
+				return tightening{fmt.Sprintf("%s secondary %q was revoked", k, id), calls(id, "revoke-secondary")}
 			}
 		}
 		if jti, ok := strings.CutPrefix(string(c.Key), activationPrefix(k)); ok && c.Op == storage.Put {
 			var rec activationRecord
-			if json.Unmarshal(c.Value, &rec) == nil && rec.Request != "" {
-				return fmt.Sprintf("the %s activation token with jti %s was redeemed", k, jti)
+			if json.Unmarshal(c.Value, &rec) == nil && rec.Request != "" { // the token is of the former primary's key, and good for nothing now: the secondary needs another
+				return tightening{fmt.Sprintf("the %s activation token of secondary %q with jti %s was redeemed", k, rec.ID, jti), calls(rec.ID, "revoke-secondary", "secondary-token")}
 			}
 		}
 	}
-	return ""
+	return tightening{}
 }

@@ -82,7 +82,7 @@ func describeArchive(m *archive.Meta) map[string]any {
 		out["problem"] = m.Problem
 	}
 	if len(m.Tightenings) > 0 {
-		out["tightenings"] = m.Tightenings
+		out["tightenings"], out["repeat"] = m.Tightenings, m.Repeat
 	}
 	return out
 }
@@ -143,7 +143,7 @@ func (c *Core) pageOf(id string, p *pageParams) (*reply, error) {
 	return &reply{data: data}, nil
 }
 
-var opNames = map[storage.Op]string{storage.Put: "put", storage.Delete: "delete", storage.Drop: "drop"}
+var opNames = map[storage.Op]string{storage.Put: "put", storage.Delete: "delete", storage.Drop: "drop", storage.Attach: "attach"}
 
 // archivedRows describes an item: one row for each of an entry's writes.
 func archivedRows(snap *snapshot, at uint64, it *archive.Item, values bool) []map[string]any {
@@ -171,7 +171,7 @@ func archivedRow(snap *snapshot, ks storage.KeyspaceID, scope storage.Scope, ch 
 	if scope == storage.Local {
 		row["scope"] = "local"
 	}
-	if ch.Op == storage.Drop {
+	if ch.Op != storage.Put && ch.Op != storage.Delete {
 		return row
 	}
 	if row["key_base64"] = base64.StdEncoding.EncodeToString(ch.Key); utf8.Valid(ch.Key) {

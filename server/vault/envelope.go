@@ -223,14 +223,23 @@ func (c *Core) encodeError(r *request, err error) answer {
 		c.log.Error("request failed", "path", r.path, "request_id", r.id, "error", err)
 		texts = []string{"internal error; the server's log tells more under request_id " + r.id}
 	}
-	return answer{status: status, body: errorBody(texts), wait: errors.Is(err, errBusy)}
+	var warnings []string
+	if none := (*refusal)(nil); errors.As(err, &none) {
+		warnings = none.warnings
+	}
+	return answer{status: status, body: errorBody(texts, warnings...), wait: errors.Is(err, errBusy)}
 }
 
-func errorBody(texts []string) []byte {
+// errorBody is the body of an answer that says why not; clients look for warnings beside a 404.
+func errorBody(texts []string, warnings ...string) []byte {
 	if texts == nil {
 		texts = []string{}
 	}
-	body, err := marshal(map[string][]string{"errors": texts})
+	fields := map[string][]string{"errors": texts}
+	if len(warnings) > 0 {
+		fields["warnings"] = warnings
+	}
+	body, err := marshal(fields)
 	if err != nil {
 		return []byte(`{"errors":[]}`)
 	}

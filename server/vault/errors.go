@@ -31,8 +31,9 @@ var (
 
 // refusal is an error of a kind with the sentence that the client reads; an empty one gives {"errors":[]}.
 type refusal struct {
-	kind error
-	say  string
+	kind     error
+	say      string
+	warnings []string
 }
 
 func (r *refusal) Error() string { return r.say }

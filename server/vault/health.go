@@ -81,12 +81,17 @@ func (c *Core) healthReplication(body map[string]any) {
 // syncWarning goes with what is read while a performance secondary is being synced: some records are older than others.
 const syncWarning = "this secondary is being synced from its primary (merkle-sync): what is read now may mix older and newer records, until sys/replication/status shows stream-wals"
 
-// warnOfSync adds the warning to an answer of shared data that a sync is changing.
-func (c *Core) warnOfSync(r *request, rep *reply) {
-	if rep == nil || r.op&(opRead|opList) == 0 || r.mount == nil || r.mount.Local {
-		return
+// warnOfSync adds the warning to an answer of shared data that a sync is changing, also to the one that there is nothing, or no mount.
+func (c *Core) warnOfSync(r *request, rep *reply, err error) error {
+	if r.op&(opRead|opList) == 0 || r.mount != nil && r.mount.Local || c.mode(performance) != replication.Secondary || c.engine.SyncState() == nil {
+		return err
 	}
-	if c.mode(performance) == replication.Secondary && c.engine.SyncState() != nil {
+	if rep != nil {
 		rep.warn(syncWarning)
 	}
+	var none *refusal
+	if errors.As(err, &none) && (none.kind == errNotFound || none.kind == errUnsupported) {
+		return &refusal{kind: none.kind, say: none.say, warnings: []string{syncWarning}}
+	}
+	return err
 }

@@ -72,6 +72,25 @@ func TestReadsDuringASyncCarryAWarning(t *testing.T) {
 	if w := warnings("mine/a"); len(w) != 0 {
 		t.Errorf("of a local mount: %v", w)
 	}
+	for _, tt := range []struct {
+		name, method, path string
+		warned             bool
+	}{
+		{"a key that is not there", "GET", "kv/none", true},
+		{"a folder that is not there", "LIST", "kv/none", true},
+		{"a mount that is not there", "GET", "none/a", true},
+		{"a key that is not there, of a local mount", "GET", "mine/none", false},
+		{"a path of the API that is none", "GET", "sys/none", false},
+	} {
+		g := c.must(404, tt.method, tt.path, "")
+		w, _ := g.at("warnings").([]any)
+		if (len(w) == 1 && strings.Contains(w[0].(string), "merkle-sync")) != tt.warned {
+			t.Errorf("%s: warnings %v, want one %v", tt.name, w, tt.warned)
+		}
+		if _, ok := g.at("errors").([]any); !ok {
+			t.Errorf("%s: no list of errors: %v", tt.name, g)
+		}
+	}
 	if g := c.call("GET", "sys/health", "", ""); g.status != 200 {
 		t.Errorf("health: %v", g)
 	}

@@ -36,6 +36,9 @@ func (c *Core) perform(r *request) (*reply, error) {
 		}
 		r.opened = true
 	}
+	if rt != nil && rt.flags&onDemoted != 0 && c.mode(dr) == replication.Secondary {
+		r.opened = true
+	}
 	if !free && !r.opened {
 		limit = c.cfg.MaxBody
 		if err := c.authenticate(r); err != nil {
@@ -93,7 +96,7 @@ func (c *Core) gate(rt *route) error {
 	switch {
 	case drMode == replication.Bootstrapping || perfMode == replication.Bootstrapping:
 		return refuse(errUnavailable, "this cluster is being filled from its primary: wait until sys/replication/status shows mode secondary, then repeat")
-	case drMode == replication.Secondary && flags&onDR == 0 && !(flags&onRevoked != 0 && rt.kind() == dr && c.revoked(dr)):
+	case drMode == replication.Secondary && flags&onDR == 0 && !(flags&onDemoted != 0 && c.wasDemoted()) && !(flags&onRevoked != 0 && rt.kind() == dr && c.revoked(dr)):
 		return refuse(errInvalid, "path disabled in replication DR secondary mode")
 	}
 	ready, err := c.initialised()
@@ -158,8 +161,11 @@ func (c *Core) performMount(r *request) (*reply, error) {
 	if err := c.authoriseData(r); err != nil {
 		return nil, err
 	}
-	if r.mount == nil || ownPath(r.path) {
+	if ownPath(r.path) {
 		return nil, noRoute(r)
+	}
+	if r.mount == nil {
+		return nil, c.warnOfSync(r, nil, noRoute(r))
 	}
 	if r.op == opWrite && strings.HasSuffix(r.path, "/") {
 		return nil, refuse(errInvalid, "cannot write to a path ending in '/'")
@@ -177,8 +183,7 @@ func (c *Core) performMount(r *request) (*reply, error) {
 		return c.forward(r)
 	}
 	rep, err := c.performKind(r)
-	c.warnOfSync(r, rep)
-	return rep, err
+	return rep, c.warnOfSync(r, rep, err)
 }
 
 // performKind answers as the mount's type does.

@@ -35,6 +35,11 @@ func (c *Core) drOperation(r *request, token string) error {
 	case replication.Bootstrapping:
 		return refuse(errUnavailable, "this cluster is being filled from its primary: wait until sys/replication/status shows mode secondary, then repeat")
 	}
+	return c.acceptDR(r, token)
+}
+
+// acceptDR accepts a DR operation token, whatever this cluster is.
+func (c *Core) acceptDR(r *request, token string) error {
 	if token == "" {
 		return refuse(errInvalid, "missing dr_operation_token: generate one (vault operator generate-root -dr-token), or use a batch token whose policy grants this path")
 	}
@@ -106,7 +111,12 @@ func (c *Core) updatePrimaryDR(r *request, p *drUpdateParams) (*reply, error) {
 	}, false)
 }
 
-func (c *Core) disableDR(r *request, _ *drToken) (*reply, error) {
+// disableDR answers a call that is repeated because its answer was lost: the cluster is no DR secondary any more then, and the token is still known.
+func (c *Core) disableDR(r *request, p *drToken) (*reply, error) {
+	err := c.drOperation(r, p.Token)
+	if err != nil && (c.mode(dr) != replication.Disabled || c.acceptDR(r, p.Token) != nil) {
+		return nil, err
+	}
 	return changeRole(dr, false, disableSecondary)(c, r)
 }
 

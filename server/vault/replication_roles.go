@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"errors"
 	"time"
 
 	"github.com/lockstepdb/lockstep/server/replication"
@@ -32,7 +33,12 @@ func demotePrimary(k replication.Kind, legacy bool) setCall[demoteParams] {
 		if err != nil {
 			return nil, err
 		}
-		d, err := n.DemotePrimary(r.ctx, k, replication.Demote{DrainTimeout: p.DrainTimeout})
+		var d *replication.Demotion
+		if r.opened { // nobody has shown a token: it is told how it went, and nothing is changed
+			d, err = n.Demoted(k)
+		} else {
+			d, err = n.DemotePrimary(r.ctx, k, replication.Demote{DrainTimeout: p.DrainTimeout})
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -51,6 +57,17 @@ func demotePrimary(k replication.Kind, legacy bool) setCall[demoteParams] {
 		}
 		return rep, nil
 	}
+}
+
+// wasDemoted reports whether this cluster is, or is about to be, a DR secondary because it was demoted.
+func (c *Core) wasDemoted() bool {
+	n, err := c.replicator()
+	if err != nil {
+		return false
+	}
+	_, err = n.Demoted(dr)
+	var later *replication.NotReady
+	return err == nil || errors.As(err, &later)
 }
 
 // promotePreflight says what a promotion would cost now. Like status it needs no token.

@@ -21,6 +21,7 @@ const (
 	toShared              // writes replicated scope: a performance secondary forwards it
 	rawBody               // its body is no JSON, and is read as it comes
 	drHeader              // on a DR secondary X-Vault-Token is a DR operation token
+	onDemoted             // on a DR secondary, which knows no token of a client, it tells, without one, what the same call did before, and does nothing
 )
 
 // route is one line of the table. The path's '*' stands for one or more whole segments.

@@ -132,6 +132,10 @@ func (p *part) DemotePrimary(_ context.Context, k replication.Kind, _ replicatio
 	return &replication.Demotion{Warnings: []string{"demoting"}}, nil
 }
 
+func (p *part) Demoted(k replication.Kind) (*replication.Demotion, error) {
+	return nil, fmt.Errorf("this cluster is no demoted %s primary", k)
+}
+
 func (p *part) PromotePreflight(k replication.Kind) (*replication.Preflight, error) {
 	return &replication.Preflight{Verdict: "preflight of " + string(k)}, nil
 }

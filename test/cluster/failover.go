@@ -21,8 +21,11 @@ type Switchover struct {
 		ID       string `json:"id"`
 		Bytes    uint64 `json:"copied_bytes"`
 		Verified uint64 `json:"verified_index"`
+		Filter   string `json:"paths_filter"`
 	} `json:"members"`
 	LeftAlone []string `json:"left_alone"`
+	Archives  []string `json:"archives"`
+	Repeat    []string `json:"repeat"`
 }
 
 // Failover runs the command as an operator does, with tokens in its environment. words is what it said.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -95,9 +96,17 @@ func TestFailoverCommandOfDR(t *testing.T) {
 		nothingCopied(t, r, 2)
 	}
 
-	// The primary is lost.
-	cluster.WaitConverged(t, cluster.Deadline, a, b, cluster.DR)
+	// The primary is lost, and with it that it revoked a secondary of its other set.
+	a.EnablePrimary(cluster.Performance)
+	a.SecondaryToken(cluster.Performance, "thief")
+	for _, s := range []*cluster.Node{b, c} {
+		cluster.WaitConverged(t, cluster.Deadline, a, s, cluster.DR)
+		s.Kill()
+	}
+	a.MustDo("POST", perfPath+"primary/revoke-secondary", `{"id":"thief"}`, 204)
 	a.Kill()
+	b.Start()
+	c.Start()
 	_, words, err = failover(t, env, "", "-from="+a.API, "-to="+b.API, "-sibling="+c.API, "-yes")
 	if err == nil || !strings.Contains(words, "-force") {
 		t.Fatalf("the primary is away, and nothing was said of force: %v", err)
@@ -118,16 +127,37 @@ func TestFailoverCommandOfDR(t *testing.T) {
 	if len(r.Members) != 2 {
 		t.Errorf("members: %+v", r.Members)
 	}
+	const again = `POST /v1/sys/replication/performance/primary/revoke-secondary {"id":"thief"}`
+	if len(r.Archives) != 1 || len(r.Repeat) != 1 || r.Repeat[0] != again {
+		t.Errorf("archives %q and calls to repeat %q, want one and %s", r.Archives, r.Repeat, again)
+	}
+	b.MustDo("POST", perfPath+"primary/revoke-secondary", `{"id":"thief"}`, 204)
 	cluster.WaitConverged(t, cluster.Deadline, b, a, cluster.DR)
 }
 
-// TestFailoverCommandOfPerformance moves a performance set's primary under load, and undoes the first half of a move whose second half fails.
+// TestFailoverCommandOfPerformance moves a performance set's primary under load, and undoes the first half of a move whose second half fails. A sibling's paths
+// filter stays what it is through all of it.
 func TestFailoverCommandOfPerformance(t *testing.T) {
 	a, b, c, o := newThree(t)
+	a.MustDo("POST", "sys/mounts/hidden", `{"type":"kv","options":{"version":"1"}}`, 200, 204)
+	a.MustDo("PUT", "hidden/x", `{"value":"not for c"}`, 204)
 	a.EnablePrimary(cluster.Performance)
+	a.MustDo("POST", perfPath+"primary/paths-filter/c", `{"mode":"deny","paths":["hidden/"]}`, 200, 204)
+	filtered := func(primary *cluster.Node) {
+		t.Helper()
+		var f struct {
+			Data struct {
+				Mode  string   `json:"mode"`
+				Paths []string `json:"paths"`
+			} `json:"data"`
+		}
+		if err := json.Unmarshal(primary.MustDo("GET", perfPath+"primary/paths-filter/c", "", 200).Body, &f); err != nil || f.Data.Mode != "deny" || len(f.Data.Paths) != 1 || f.Data.Paths[0] != "hidden/" {
+			t.Errorf("the filter of c on %s: %+v, %v, want deny hidden/", primary.Name, f, err)
+		}
+	}
 	for _, s := range []*cluster.Node{b, c} {
 		s.Join(a, cluster.Performance, s.Name)
-		cluster.WaitConverged(t, cluster.Deadline, a, s, cluster.Performance)
+		s.WaitState(cluster.Performance, "stream-wals")
 		s.MintToken()
 	}
 	args := []string{"-kind=performance", "-from=" + a.API, "-to=" + b.API, "-yes"}
@@ -142,22 +172,39 @@ func TestFailoverCommandOfPerformance(t *testing.T) {
 	if s := a.MustStatus(cluster.Performance); s.Mode != "primary" || s.State != "running" {
 		t.Fatalf("undone, the former primary is %s, %s", s.Mode, s.State)
 	}
+	filtered(a)
 	for _, s := range []*cluster.Node{b, c} { // they follow it anew
 		_, err := s.Client().Logical().Write(perfPath+"secondary/update-primary", map[string]any{"token": a.SecondaryToken(cluster.Performance, s.Name)})
 		if err != nil {
 			t.Fatal(err)
 		}
-		cluster.WaitConverged(t, cluster.Deadline, a, s, cluster.Performance)
+		s.WaitState(cluster.Performance, "stream-wals")
 	}
 	during := startLoad(a, "planned")
 	during.reaches(t, 300)
 	env := []string{"LOCKSTEP_FROM_TOKEN=" + a.Token, "LOCKSTEP_TO_TOKEN=" + b.Token, "LOCKSTEP_SIBLING_TOKEN=" + c.Token}
-	r, _, err = failover(t, env, "", append(args, "-sibling="+c.API)...)
+	r, words, err = failover(t, env, "", append(args, "-sibling="+c.API)...)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(r.Members) != 2 || r.Members[1].Filter != "deny hidden/" || !strings.Contains(words, "filter   of secondary c is carried over: deny hidden/") {
+		t.Errorf("what is told of c's filter: %+v", r.Members)
+	}
+	filtered(b)
+	b.MustDo("PUT", "hidden/x", `{"value":"not for c either"}`, 204)
+	c.MustDo("GET", "hidden/x", "", 400) // refused by name
 	during.done.Wait()
 	during.end(o)
 	o.allOn(t, b, b.Token)
 	t.Logf("writes paused for about %d ms; %+v", r.PauseMS, r.Members)
+
+	// A primary that is lost cannot be asked for the filter: its secondary knows what it leaves out.
+	b.Kill()
+	env = []string{"LOCKSTEP_TO_TOKEN=" + a.Token, "LOCKSTEP_SIBLING_TOKEN=" + c.Token}
+	_, words, err = failover(t, env, "", "-kind=performance", "-from="+b.API, "-to="+a.API, "-sibling="+c.API, "-force", "-yes")
+	if err != nil || !strings.Contains(words, "deny hidden/") || !strings.Contains(words, "what c leaves out now") {
+		t.Fatalf("forced: %v", err)
+	}
+	filtered(a)
+	c.MustDo("GET", "hidden/x", "", 400)
 }
