@@ -7,6 +7,7 @@ RECORDS  ?= 1000000
 PAUSED   ?= 1h
 FUZZTIME ?= 10s
 DEMO     ?=
+BENCH    ?=
 
 GO       ?= go
 GITSAFE   = git -c safe.directory='*'
@@ -28,7 +29,8 @@ SIDE_BY_SIDE = -p $(shell expr $(CORES) + 1) -parallel $(shell expr 2 '*' $(CORE
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 	@echo
-	@echo "  ROUNDS=$(ROUNDS) and SEED=... steer test-crash and test-chaos, RECORDS=$(RECORDS) test-failback and test-retention, PAUSED=$(PAUSED) test-paused, FUZZTIME=$(FUZZTIME) each fuzz target, DEMO='-keep' the demo."
+	@echo "  ROUNDS=$(ROUNDS) and SEED=... steer test-crash and test-chaos, RECORDS=$(RECORDS) test-failback and test-retention, PAUSED=$(PAUSED) test-paused, FUZZTIME=$(FUZZTIME) each fuzz target, DEMO='-keep' the demo,"
+	@echo "  BENCH='-only=^write -runs=5' the benchmarks (BENCH=-help lists the rest)."
 
 .PHONY: setup
 setup: ## check the tools, download modules, build (safe to repeat)
@@ -47,6 +49,7 @@ demo: build ## three clusters replicate real data before your eyes
 test: need-cc ## unit and end-to-end tests with the race detector
 	$(GO) test -race -timeout 10m $(SIDE_BY_SIDE) ./...
 	cd test && $(GO) test -race -timeout 10m $(SIDE_BY_SIDE) ./...
+	cd bench && $(GO) test -race -timeout 10m $(SIDE_BY_SIDE) ./...
 
 .PHONY: check
 check: ## all that must pass before a change is merged; what CI runs
@@ -63,16 +66,18 @@ check-format: ## gofmt, nothing rewritten
 		echo "not formatted, run 'make format':"; echo "$$bad"; exit 1; fi
 
 .PHONY: check-vet
-check-vet: ## go vet, both modules
+check-vet: ## go vet, all three modules
 	$(GO) vet ./...
 	cd test && $(GO) vet ./...
+	cd bench && $(GO) vet ./...
 
 .PHONY: check-lint
-check-lint: ## staticcheck, both modules
+check-lint: ## staticcheck, all three modules
 	@mkdir -p .cache/tools
 	$(GO) build -modfile=tools/go.mod -o .cache/tools/ honnef.co/go/tools/cmd/staticcheck
 	.cache/tools/staticcheck ./...
 	cd test && ../.cache/tools/staticcheck ./...
+	cd bench && ../.cache/tools/staticcheck ./...
 
 .PHONY: check-generated
 check-generated: ## generated code is what proto/ says
@@ -82,6 +87,7 @@ check-generated: ## generated code is what proto/ says
 check-tidy: ## go.mod and go.sum say what is used, no more and no less
 	$(GO) mod tidy -diff
 	cd test && $(GO) mod tidy -diff
+	cd bench && $(GO) mod tidy -diff
 
 .PHONY: generate
 generate: ## regenerate proto/replicationpb with the tools of tools/go.mod
@@ -130,6 +136,23 @@ test-divergence: ## rot in a secondary of 1,000,000 records: found, named, repai
 .PHONY: test-bootstrap
 test-bootstrap: ## fill a secondary with 1,000,000 records under load and kills
 	cd test && $(GO) test -count=1 -timeout 0 ./bootstrap -run '^TestBootstrap$$' -v -records=1000000
+
+.PHONY: bench-quick
+bench-quick: bench-build ## our own speed as ratios to limits of this machine, in under three minutes
+	@.cache/bench/bench -set=quick $(BENCH)
+
+.PHONY: bench
+bench: bench-build ## every scenario, and the peers that are installed (bench/peers/NAME/install); takes more than an hour
+	@.cache/bench/bench -set=all -out=.cache/bench/results $(BENCH)
+
+.PHONY: bench-large
+bench-large: bench-build ## growth to 10,000,000 records; says first how much disk it needs
+	@.cache/bench/bench -set=large -out=.cache/bench/results-large $(BENCH)
+
+.PHONY: bench-build
+bench-build: build
+	@mkdir -p .cache/bench
+	@cd bench && $(GO) build -trimpath -buildvcs=false -o ../.cache/bench/bench .
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME

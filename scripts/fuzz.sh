@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs every fuzz target of both modules for the given time each (10s).
+# Runs every fuzz target of all modules for the given time each (10s).
 # Minimising an interesting input is cut short: it would use up a short run.
 set -eu
 cd "$(dirname "$0")/.."
@@ -38,7 +38,7 @@ at_its_end() {
 		END { exit !(fails == 1 && deadline == 1 && !other) }' "$out"
 }
 
-for module in . test; do
+for module in . test bench; do
 	for pkg in $(cd $module && $GO list ./...); do
 		for target in $(cd $module && $GO test -list '^Fuzz' "$pkg" | grep '^Fuzz' || true); do
 			echo "fuzz: $pkg $target for $each"
