@@ -40,12 +40,16 @@ type options struct {
 	length    time.Duration // of a run
 	warmup    time.Duration
 	keys      int // records that are written to at random
+	read      int // records that are there to be read
 	peers     bool
 	list      bool
 }
 
 // valueSize is the size of values, unless a row says otherwise.
 const valueSize = 1024
+
+// quickRead is how many records are read in the quick set, where filling must not take long.
+const quickRead = 20_000
 
 func main() {
 	var err error
@@ -130,8 +134,9 @@ func (b *bench) settle(only string, seconds float64) error {
 	}
 	b.length = time.Duration(seconds * float64(time.Second))
 	b.warmup = min(b.length/4, 3*time.Second)
-	if b.limitRuns = b.runs; quick {
-		b.limitRuns = 1
+	b.limitRuns, b.read = b.runs, b.keys
+	if quick {
+		b.limitRuns, b.read = 1, min(b.keys, quickRead)
 	}
 	return nil
 }

@@ -27,6 +27,10 @@ var scenarios []scenario
 func init() { // run functions ask for the rows of scenarios
 	scenarios = []scenario{
 		{writeRows, []string{setQuick, setAll}, (*bench).writes},
+		{slices.Concat(replicatedRows, otherRows), []string{setQuick, setAll}, (*bench).replicated},
+		{securedRows, []string{setQuick}, (*bench).secured},
+		{slices.Concat(securedRows, moreSecuredRows), []string{setAll}, (*bench).secured},
+		{[]string{"batch/100"}, []string{setQuick, setAll}, (*bench).batches},
 	}
 }
 

@@ -19,7 +19,7 @@ func (b *bench) writes(ctx context.Context) error {
 		return err
 	}
 	defer p.remove()
-	for i, clients := range []int{1, 64, 256} {
+	for i, clients := range counts {
 		r := row{id: writeRows[i], what: fmt.Sprintf("KV v1 PUT, no secondary, %d clients", clients), unit: "writes/s"}
 		if err := b.measure(ctx, r, p.load(b, clients, p.putV1(b))); err != nil {
 			return err
@@ -32,6 +32,7 @@ func (b *bench) writes(ctx context.Context) error {
 type primary struct {
 	*node.Node
 	token  string
+	dir    string // of the scenario
 	remove func()
 }
 
@@ -50,7 +51,7 @@ func (b *bench) startPrimary(ctx context.Context, scenario string, o node.Option
 		remove()
 		return nil, err
 	}
-	p := &primary{Node: n, remove: func() { n.Kill(); remove() }}
+	p := &primary{Node: n, dir: dir, remove: func() { n.Kill(); remove() }}
 	if err := p.begin(ctx); err != nil {
 		p.remove()
 		return nil, err

@@ -28,46 +28,58 @@ const (
 
 var errMalformed = errors.New("the answer is not HTTP/1.1 as this driver knows it")
 
-// readAnswer reads one answer to its end and returns the length of its body, which is kept only of a refusal, or when
-// keep is set. An answer after which the connection is closed is an error: it would cost a new one.
-func readAnswer(in *bufio.Reader, keep bool) (int64, []byte, error) {
+// answer says what is wanted of an answer, and takes it.
+type answer struct {
+	keep   bool   // the body of a success, too
+	header string // value of this header, in small letters; "" for none
+	value  string
+	body   []byte
+}
+
+// read reads one answer to its end. One after which the connection is closed is an error: it would cost a new one.
+func (a *answer) read(in *bufio.Reader) error {
+	a.value, a.body = "", nil
 	status, err := readStatus(in)
 	if err != nil {
-		return 0, nil, err
+		return err
 	}
-	length, chunked, closes, err := readHeader(in)
+	h, err := a.readHeader(in)
 	if err != nil {
-		return 0, nil, err
+		return err
 	}
 	var kept *bytes.Buffer
 	success := status >= 200 && status < 300
-	if keep || !success {
+	if a.keep || !success {
 		kept = &bytes.Buffer{}
 	}
-	var n int64
 	switch {
 	case status == 204 || status == 304:
-	case chunked:
-		n, err = readChunks(in, kept)
-	case length < 0:
-		return 0, nil, fmt.Errorf("%w: status %d without Content-Length", errMalformed, status)
+	case h.chunked:
+		err = readChunks(in, kept)
+	case h.length < 0:
+		err = fmt.Errorf("%w: status %d without Content-Length", errMalformed, status)
 	default:
-		n, err = length, readPart(in, length, kept)
+		err = readPart(in, h.length, kept)
 	}
 	if err != nil {
-		return 0, nil, err
+		return err
 	}
-	var body []byte
 	if kept != nil {
-		body = kept.Bytes()
+		a.body = kept.Bytes()
 	}
 	if !success {
-		return 0, nil, &StatusError{status, body[:min(len(body), keptBody)]}
+		return &StatusError{status, a.body[:min(len(a.body), keptBody)]}
 	}
-	if closes {
-		return 0, nil, fmt.Errorf("status %d: the server closes the connection", status)
+	if h.closes {
+		return fmt.Errorf("status %d: the server closes the connection", status)
 	}
-	return n, body, nil
+	return nil
+}
+
+// header is what tells where an answer ends.
+type header struct {
+	length          int64 // -1 when it does not say
+	chunked, closes bool
 }
 
 // readStatus reads the line "HTTP/1.1 204 No Content".
@@ -93,43 +105,51 @@ func readStatus(in *bufio.Reader) (int, error) {
 	return status, nil
 }
 
-// readHeader reads what tells where the answer ends; length is -1 when the header does not say.
-func readHeader(in *bufio.Reader) (length int64, chunked, closes bool, err error) {
-	length = -1
+func (a *answer) readHeader(in *bufio.Reader) (header, error) {
+	h := header{length: -1}
 	for range maxHeaderLines {
 		line, err := readLine(in)
 		if err != nil {
-			return 0, false, false, err
+			return h, err
 		}
 		if len(line) == 0 {
-			if chunked && length >= 0 {
-				return 0, false, false, fmt.Errorf("%w: both Content-Length and Transfer-Encoding", errMalformed)
+			if h.chunked && h.length >= 0 {
+				return h, fmt.Errorf("%w: both Content-Length and Transfer-Encoding", errMalformed)
 			}
-			return length, chunked, closes, nil
+			return h, nil
 		}
 		name, value, ok := bytes.Cut(line, []byte(":"))
 		if !ok || len(name) == 0 {
-			return 0, false, false, fmt.Errorf("%w: header line %.40q", errMalformed, line)
+			return h, fmt.Errorf("%w: header line %.40q", errMalformed, line)
 		}
 		value = bytes.Trim(value, " \t")
-		switch {
-		case isName(name, "content-length"):
-			if length >= 0 {
-				return 0, false, false, fmt.Errorf("%w: Content-Length twice", errMalformed)
-			}
-			if length, err = readSize(value, 10); err != nil {
-				return 0, false, false, err
-			}
-		case isName(name, "transfer-encoding"):
-			if !bytes.EqualFold(value, []byte("chunked")) || chunked {
-				return 0, false, false, fmt.Errorf("%w: Transfer-Encoding %.40q", errMalformed, value)
-			}
-			chunked = true
-		case isName(name, "connection"):
-			closes = closes || bytes.EqualFold(value, []byte("close"))
+		if err := h.take(name, value); err != nil {
+			return h, err
+		}
+		if a.header != "" && isName(name, a.header) {
+			a.value = string(value)
 		}
 	}
-	return 0, false, false, fmt.Errorf("%w: more than %d header lines", errMalformed, maxHeaderLines)
+	return h, fmt.Errorf("%w: more than %d header lines", errMalformed, maxHeaderLines)
+}
+
+func (h *header) take(name, value []byte) error {
+	var err error
+	switch {
+	case isName(name, "content-length"):
+		if h.length >= 0 {
+			return fmt.Errorf("%w: Content-Length twice", errMalformed)
+		}
+		h.length, err = readSize(value, 10)
+	case isName(name, "transfer-encoding"):
+		if !bytes.EqualFold(value, []byte("chunked")) || h.chunked {
+			return fmt.Errorf("%w: Transfer-Encoding %.40q", errMalformed, value)
+		}
+		h.chunked = true
+	case isName(name, "connection"):
+		h.closes = h.closes || bytes.EqualFold(value, []byte("close"))
+	}
+	return err
 }
 
 // isName compares a header's name; most differ in length from the three that matter.
@@ -138,35 +158,33 @@ func isName(got []byte, want string) bool {
 }
 
 // readChunks reads a body in chunks, to the empty line after the last.
-func readChunks(in *bufio.Reader, kept *bytes.Buffer) (int64, error) {
+func readChunks(in *bufio.Reader, kept *bytes.Buffer) error {
 	var total int64
 	for {
 		line, err := readLine(in)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		size, _, _ := bytes.Cut(line, []byte(";"))
 		n, err := readSize(bytes.TrimRight(size, " \t"), 16)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		if total += n; total > maxBody {
-			return 0, fmt.Errorf("%w: a body above %d bytes", errMalformed, maxBody)
+			return fmt.Errorf("%w: a body above %d bytes", errMalformed, maxBody)
 		}
-		if n > 0 {
-			if err := readPart(in, n, kept); err != nil {
-				return 0, err
-			}
+		if err := readPart(in, n, kept); err != nil {
+			return err
 		}
 		end, err := readLine(in)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		if len(end) != 0 {
-			return 0, fmt.Errorf("%w: a chunk does not end where it says", errMalformed)
+			return fmt.Errorf("%w: a chunk does not end where it says", errMalformed)
 		}
 		if n == 0 {
-			return total, nil
+			return nil
 		}
 	}
 }

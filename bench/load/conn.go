@@ -48,19 +48,40 @@ func (c *Conn) Close() error { return c.conn.Close() }
 
 // Do sends a whole request and waits for the end of its answer.
 func (c *Conn) Do(request []byte) error {
-	_, _, err := c.do(request, false)
-	return err
+	return c.do(request, &answer{})
 }
 
 // Get is Do that returns the answer's body.
 func (c *Conn) Get(request []byte) ([]byte, error) {
-	_, body, err := c.do(request, true)
-	return body, err
+	a := answer{keep: true}
+	err := c.do(request, &a)
+	return a.body, err
 }
 
-func (c *Conn) do(request []byte, keep bool) (int64, []byte, error) {
-	if _, err := c.conn.Write(request); err != nil {
-		return 0, nil, fmt.Errorf("send: %w", err)
+// Header is Do that returns a header of the answer; its name is given in small letters.
+func (c *Conn) Header(request []byte, name string) (string, error) {
+	a := answer{header: name}
+	err := c.do(request, &a)
+	return a.value, err
+}
+
+// DoAll sends requests without waiting for the answers between them, then reads as many answers. They must be few
+// enough for the buffers of both ends.
+func (c *Conn) DoAll(requests []byte, n int) error {
+	if _, err := c.conn.Write(requests); err != nil {
+		return fmt.Errorf("send: %w", err)
 	}
-	return readAnswer(c.in, keep)
+	for range n {
+		if err := (&answer{}).read(c.in); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Conn) do(request []byte, a *answer) error {
+	if _, err := c.conn.Write(request); err != nil {
+		return fmt.Errorf("send: %w", err)
+	}
+	return a.read(c.in)
 }

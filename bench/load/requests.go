@@ -11,11 +11,12 @@ type Put struct {
 	Path   string // before the key's number, such as /v1/kv/
 	Host   string
 	Token  string
-	Header string // further header lines, each with its end; may be empty
-	Keys   int    // how many keys there are
-	Size   int    // bytes of a value
-	Before string // of the body, before the value's text; `{"value":"` when empty
-	After  string // and after it; `"}`
+	Header string     // further header lines, each with its end; may be empty
+	Keys   int        // how many keys there are
+	Size   int        // bytes of a value
+	Before string     // of the body, before the value's text; `{"value":"` when empty
+	After  string     // and after it; `"}`
+	Next   func() int // chooses the key; nil: at random
 }
 
 // keyDigits is the length of a key, so that a request keeps its length whatever its key is.
@@ -42,8 +43,12 @@ func (p Put) Source(rng *rand.Rand) Source {
 	request = append(request, after...)
 	key := request[len(start) : len(start)+keyDigits]
 	value = request[valueAt : valueAt+len(value)]
+	next := p.Next
+	if next == nil {
+		next = func() int { return rng.IntN(p.Keys) }
+	}
 	return func() []byte {
-		writeKey(key, rng.IntN(p.Keys))
+		writeKey(key, next())
 		refresh(value, rng)
 		return request
 	}

@@ -124,3 +124,27 @@ func TestARateIsKeptTo(t *testing.T) {
 		t.Errorf("sent %d requests in a quarter of a second at 40 a second", n)
 	}
 }
+
+func TestFillingWritesEachRecordOnce(t *testing.T) {
+	var mu sync.Mutex
+	seen := map[string]int{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen[strings.TrimPrefix(r.URL.Path, "/v1/kv/")]++
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	defer server.Close()
+	host := server.Listener.Addr().String()
+	if err := Fill(context.Background(), Target{Address: host}, Put{Path: "/v1/kv/", Host: host, Size: 10}, 5, 1_005); err != nil {
+		t.Fatal(err)
+	}
+	for i := 5; i < 1_005; i++ {
+		if seen[Key(i)] != 1 {
+			t.Fatalf("record %d was written %d times", i, seen[Key(i)])
+		}
+	}
+	if len(seen) != 1_000 {
+		t.Errorf("%d records were written, want 1000", len(seen))
+	}
+}

@@ -35,7 +35,7 @@ func (r *Report) Markdown(to io.Writer) error {
 			fmt.Fprintf(w, "| %s |\n", strings.Join(v.cells(), " | "))
 		}
 	}
-	writeRows(w, "Limits, measured before and after: the mean of both", r.Limits)
+	writeRows(w, "Limits, measured before and after all rows", r.Limits)
 	writeRows(w, "Figures", r.Rows)
 	if len(r.Missing) > 0 {
 		fmt.Fprintf(w, "\n## Missing\n\n")
