@@ -22,6 +22,7 @@ const (
 	handlerTLSThere   = 25_100
 	commit1There      = 4_600
 	commit1P99There   = 0.40
+	commit64There     = 68_500
 )
 
 var goals = []report.Goal{
@@ -44,4 +45,15 @@ var goals = []report.Goal{
 		Must: 1.5 / handler64P50There, Aim: 1 / handler64P50There, Lower: true},
 	{What: "lag under 64 clients, p99", Unit: "ms", Row: "lag/full", Figure: "p99", Limit: handler64, LimitFigure: "p99",
 		Must: 15 / handler64P99There, Aim: 8 / handler64P99There, Lower: true},
+	{What: "catch-up from the log", Unit: "entries/s", Row: "catch-up", Limit: commit64, Must: 40_000. / commit64There, Aim: 80_000. / commit64There},
+	{What: "bootstrap of 1,000,000 records", Unit: "records/s", Row: "bootstrap", Figure: "records/s", Limit: commit64,
+		Must: 125_000. / commit64There, Aim: 250_000. / commit64There},
+	{What: "diff of 1,000,000 records, 100 differences", Unit: "ms", Row: "diff/100/rtt0", Must: 200, Aim: 50, Lower: true},
+	{What: "its bytes", Unit: "KB", Row: "diff/100/rtt0", Figure: "KB on the link", Must: 400, Aim: 150, Lower: true},
+	{What: "promote to first accepted write", Unit: "ms", Row: "promote", Must: 50, Aim: 10, Lower: true},
+	{What: "restart after kill, 1,000,000 records", Unit: "s", Row: "restart", Must: 2, Aim: 0.5, Lower: true},
+	{What: "processor time of the primary for an idle secondary, of 100", Unit: "% of a core", Row: "idle/100", Must: 0.02, Lower: true},
+	{What: "memory for each of them", Unit: "KB", Row: "idle/100", Figure: memoryEach, Must: 200, Lower: true},
+	{What: "100 secondaries at 2,000 writes/s: the last is behind by", Unit: "s", Row: "fanout/100", Must: 1, Lower: true},
+	{What: "PUT rate with 10,000,000 records over that with 10,000", Unit: "", Row: "growth", Must: 0.6, Aim: 0.8},
 }

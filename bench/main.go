@@ -40,6 +40,8 @@ type options struct {
 	length    time.Duration // of a run
 	warmup    time.Duration
 	keys      int // records that are written to at random
+	records   int // of scenarios about many
+	size      int // of a record's value, in those scenarios
 	read      int // records that are there to be read
 	peers     bool
 	list      bool
@@ -47,6 +49,9 @@ type options struct {
 
 // valueSize is the size of values, unless a row says otherwise.
 const valueSize = 1024
+
+// smallValue is the size of values where there are ten million of them.
+const smallValue = 100
 
 // quickRead is how many records are read in the quick set, where filling must not take long.
 const quickRead = 20_000
@@ -98,6 +103,7 @@ func parse(args []string, words io.Writer) (*bench, error) {
 	fs.IntVar(&b.runs, "runs", 3, "runs of each row")
 	fs.Float64Var(&seconds, "seconds", 0, "length of a run under load; 1.5 in quick, 20 otherwise")
 	fs.IntVar(&b.keys, "keys", 100_000, "records that are written to at random")
+	fs.IntVar(&b.records, "records", 0, "records of the rows about many: bootstrap, diff, restart, reindex, growth; 1,000,000 of 1 KiB, or 10,000,000 of 100 bytes in large")
 	fs.StringVar(&b.binary, "binary", "bin/lockstep", "the server's binary")
 	fs.StringVar(&b.dir, "dir", ".cache/bench", "directory on the disk to be measured; data directories are made below it and removed")
 	fs.StringVar(&b.out, "out", "", "write the results to this name with .json and .md added; the Markdown is printed in any case")
@@ -121,11 +127,20 @@ func (b *bench) settle(only string, seconds float64) error {
 		}
 	}
 	quick := b.set == setQuick
+	b.size = valueSize
+	if b.set == setLarge {
+		b.size = smallValue
+	}
+	if b.records == 0 {
+		if b.records = 1_000_000; b.set == setLarge {
+			b.records = 10_000_000
+		}
+	}
 	if !quick && b.set != setAll && b.set != setLarge {
 		return fmt.Errorf("-set=%s: there are quick, all and large", b.set)
 	}
-	if b.runs < 1 || b.keys < 1 || b.keys > 999_999_999 || seconds < 0 {
-		return errors.New("-runs and -keys must be at least 1, -keys below a thousand million, -seconds not negative")
+	if b.runs < 1 || b.keys < 1 || b.records < 1000 || b.records > 999_999_999 || b.keys > 999_999_999 || seconds < 0 {
+		return errors.New("-runs and -keys must be at least 1, -records 1000, both of these below a thousand million, -seconds not negative")
 	}
 	if seconds == 0 {
 		if seconds = 20; quick {

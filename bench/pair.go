@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/lockstepdb/lockstep/bench/link"
 	"github.com/lockstepdb/lockstep/bench/load"
 	"github.com/lockstepdb/lockstep/bench/node"
 	"github.com/lockstepdb/lockstep/bench/report"
@@ -18,16 +19,27 @@ type pair struct {
 
 // startPair starts both and waits until the secondary has what the primary has.
 func (b *bench) startPair(ctx context.Context, scenario string, o node.Options) (*pair, error) {
+	return b.startLinked(ctx, scenario, nil, o)
+}
+
+// startLinked is startPair with a link between both; nil for none.
+func (b *bench) startLinked(ctx context.Context, scenario string, l *link.Link, o node.Options) (*pair, error) {
+	if l != nil {
+		o.ClusterAddr = l.Address
+	}
 	p, err := b.startPrimary(ctx, scenario, o)
 	if err != nil {
 		return nil, err
+	}
+	if l != nil {
+		l.Serve(p.Cluster)
 	}
 	pr := &pair{primary: p, remove: p.remove}
 	if err := p.EnablePrimary(ctx); err != nil {
 		pr.remove()
 		return nil, err
 	}
-	if pr.secondary, err = b.addSecondary(ctx, p, "secondary", node.Options{TLS: o.TLS}); err != nil {
+	if pr.secondary, err = b.addSecondary(ctx, p, "secondary", node.Options{TLS: o.TLS, Set: o.Set}); err != nil {
 		pr.remove()
 		return nil, err
 	}
@@ -42,19 +54,11 @@ func (b *bench) startPair(ctx context.Context, scenario string, o node.Options) 
 
 // addSecondary starts an empty server beside a primary and enrols it; it is filled from then on.
 func (b *bench) addSecondary(ctx context.Context, p *primary, name string, o node.Options) (*node.Node, error) {
-	o.Binary, o.Dir, o.Name = b.binary, p.dir, name
-	s, err := node.New(o)
+	s, err := b.newServer(ctx, p, name, o)
 	if err != nil {
 		return nil, err
 	}
-	err = s.Start(ctx)
-	if err == nil {
-		err = s.Init(ctx)
-	}
-	if err == nil {
-		err = s.Enrol(ctx, p.Node)
-	}
-	if err != nil {
+	if err := s.Enrol(ctx, p.Node); err != nil {
 		s.Remove()
 		return nil, err
 	}
@@ -71,7 +75,7 @@ func (pr *pair) fill(ctx context.Context, n int) error {
 
 // fill writes records from, …, to-1 of KV version 1.
 func (p *primary) fill(ctx context.Context, from, to int) error {
-	return load.Fill(ctx, p.Target(), load.Put{Path: "/v1/kv/", Host: p.API, Token: p.token, Size: valueSize}, from, to)
+	return load.Fill(ctx, p.Target(), load.Put{Path: "/v1/kv/", Host: p.API, Token: p.token, Size: p.size}, from, to)
 }
 
 // followed is a run of load at whose end it is measured how long the secondary takes to show the primary's last index.
@@ -88,7 +92,7 @@ func (pr *pair) followed(run func(context.Context) (report.Run, error)) func(con
 		}
 		err = node.Until(ctx, "the secondary shows the primary's last index", time.Millisecond, func() (bool, error) {
 			s, err := pr.secondary.Status(ctx)
-			return err == nil && s.State == "stream-wals" && s.LastRemoteWAL >= want.LastPerformanceWAL, err
+			return err == nil && s.State == "stream-wals" && s.LastRemoteWAL >= want.Last(), err
 		})
 		out.Extra = map[string]float64{lagAtEnd: ms(time.Since(end))}
 		return out, err

@@ -31,6 +31,15 @@ func init() { // run functions ask for the rows of scenarios
 		{securedRows, []string{setQuick}, (*bench).secured},
 		{slices.Concat(securedRows, moreSecuredRows), []string{setAll}, (*bench).secured},
 		{[]string{"batch/100"}, []string{setQuick, setAll}, (*bench).batches},
+		{[]string{"catch-up"}, []string{setAll}, (*bench).catchUp},
+		{millionRows, []string{setAll}, (*bench).million},
+		{[]string{"promote"}, []string{setAll}, (*bench).promote},
+		{diffRows(), []string{setAll, setLarge}, (*bench).diffs},
+		{recoveryRows(), []string{setAll}, (*bench).recovery},
+		{wanRows(), []string{setAll}, (*bench).wan},
+		{[]string{"burst"}, []string{setAll}, (*bench).bursts},
+		{fanoutRows(), []string{setAll}, (*bench).fanout},
+		{growthRows(), []string{setLarge}, (*bench).growth},
 	}
 }
 

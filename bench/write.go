@@ -33,6 +33,7 @@ type primary struct {
 	*node.Node
 	token  string
 	dir    string // of the scenario
+	size   int    // of the values that fill writes
 	remove func()
 }
 
@@ -51,7 +52,7 @@ func (b *bench) startPrimary(ctx context.Context, scenario string, o node.Option
 		remove()
 		return nil, err
 	}
-	p := &primary{Node: n, dir: dir, remove: func() { n.Kill(); remove() }}
+	p := &primary{Node: n, dir: dir, size: b.size, remove: func() { n.Kill(); remove() }}
 	if err := p.begin(ctx); err != nil {
 		p.remove()
 		return nil, err

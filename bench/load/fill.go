@@ -40,7 +40,8 @@ func fill(ctx context.Context, target Target, p Put, next *atomic.Int64, to int,
 	}
 	defer conn.Close()
 	at := 0
-	p.Next = func() int { at++; return at - 1 }
+	stride := max(1, p.Stride)
+	p.Next = func() int { at++; return (at - 1) * stride }
 	source := p.Source(rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), seed)))
 	var turn []byte
 	for ctx.Err() == nil {

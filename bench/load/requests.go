@@ -17,6 +17,7 @@ type Put struct {
 	Before string     // of the body, before the value's text; `{"value":"` when empty
 	After  string     // and after it; `"}`
 	Next   func() int // chooses the key; nil: at random
+	Stride int        // Fill writes every so manieth key; 1 when 0
 }
 
 // keyDigits is the length of a key, so that a request keeps its length whatever its key is.

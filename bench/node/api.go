@@ -119,6 +119,9 @@ type Status struct {
 	Secondaries        []Member `json:"secondaries"`
 }
 
+// Last is the index that a secondary of the set must reach.
+func (s *Status) Last() uint64 { return max(s.LastPerformanceWAL, s.LastDRWAL) }
+
 // Member is a secondary as its primary shows it.
 type Member struct {
 	NodeID           string  `json:"node_id"`
@@ -126,27 +129,27 @@ type Member struct {
 	LagEntries       float64 `json:"lag_entries"`
 }
 
-// Status asks for the state of the performance set.
+// Status asks for the state of the node's set.
 func (n *Node) Status(ctx context.Context) (*Status, error) {
 	var answer struct {
 		Data Status `json:"data"`
 	}
-	if err := n.Must(ctx, http.MethodGet, "sys/replication/performance/status", "", &answer); err != nil {
+	if err := n.Must(ctx, http.MethodGet, "sys/replication/"+n.Set()+"/status", "", &answer); err != nil {
 		return nil, err
 	}
 	return &answer.Data, nil
 }
 
-// EnablePrimary makes the node the primary of a performance set.
+// EnablePrimary makes the node the primary of a set.
 func (n *Node) EnablePrimary(ctx context.Context) error {
 	body := `{}`
 	if n.options.ClusterAddr != "" {
 		body = fmt.Sprintf(`{"primary_cluster_addr":"https://%s"}`, n.options.ClusterAddr)
 	}
-	return n.Must(ctx, http.MethodPost, "sys/replication/performance/primary/enable", body, nil)
+	return n.Must(ctx, http.MethodPost, "sys/replication/"+n.Set()+"/primary/enable", body, nil)
 }
 
-// Enrol makes the node a secondary of a primary's performance set and returns as soon as it is accepted.
+// Enrol makes the node a secondary of a primary's set and returns as soon as it is accepted.
 func (n *Node) Enrol(ctx context.Context, primary *Node) error {
 	var answer struct {
 		WrapInfo struct {
@@ -154,14 +157,14 @@ func (n *Node) Enrol(ctx context.Context, primary *Node) error {
 		} `json:"wrap_info"`
 	}
 	ask := fmt.Sprintf(`{"id":%q}`, n.Name)
-	if err := primary.Must(ctx, http.MethodPost, "sys/replication/performance/primary/secondary-token", ask, &answer); err != nil {
+	if err := primary.Must(ctx, http.MethodPost, "sys/replication/"+n.Set()+"/primary/secondary-token", ask, &answer); err != nil {
 		return err
 	}
 	body, err := json.Marshal(map[string]string{"token": answer.WrapInfo.Token})
 	if err != nil {
 		return err
 	}
-	return n.Must(ctx, http.MethodPost, "sys/replication/performance/secondary/enable", string(body), nil)
+	return n.Must(ctx, http.MethodPost, "sys/replication/"+n.Set()+"/secondary/enable", string(body), nil)
 }
 
 // WaitCaughtUp waits until the secondary has all that the primary has, verified: equal roots. The primary must not be
@@ -180,7 +183,7 @@ func (n *Node) CaughtUp(ctx context.Context, primary *Node) (bool, error) {
 	if err != nil {
 		return false, nil // it may be between two stores
 	}
-	return s.State == "stream-wals" && s.LastRemoteWAL >= p.LastPerformanceWAL && s.MerkleRoot == p.MerkleRoot && s.MerkleRoot != "", nil
+	return s.State == "stream-wals" && s.LastRemoteWAL >= p.Last() && s.MerkleRoot == p.MerkleRoot && s.MerkleRoot != "", nil
 }
 
 // MintToken stops the node, makes a root token for the store that it has now, and starts it: how an operator gets into
@@ -200,4 +203,23 @@ func (n *Node) MintToken(ctx context.Context) error {
 		}
 	}
 	return n.Start(ctx)
+}
+
+// Metric returns the value of a gauge of sys/metrics.
+func (n *Node) Metric(ctx context.Context, name string) (float64, error) {
+	var answer struct {
+		Gauges []struct {
+			Name  string
+			Value float64
+		}
+	}
+	if err := n.Must(ctx, http.MethodGet, "sys/metrics", "", &answer); err != nil {
+		return 0, err
+	}
+	for _, g := range answer.Gauges {
+		if g.Name == name {
+			return g.Value, nil
+		}
+	}
+	return 0, fmt.Errorf("sys/metrics of %s has no gauge %s", n.Name, name)
 }

@@ -32,7 +32,14 @@ type Options struct {
 	TLS         bool   // of the API; the cluster port always has it
 	ClusterAddr string // host:port that the primary tells its secondaries, when it is not the cluster port's own
 	Replication []string
+	Set         string // of which it is primary or secondary: Performance when empty, or DR
 }
+
+// Kinds of replication sets.
+const (
+	Performance = "performance"
+	DR          = "dr"
+)
 
 // Node is one server: configuration, data directory and, while it runs, a process.
 type Node struct {
@@ -52,6 +59,9 @@ type Node struct {
 
 // New makes a node; nothing runs yet.
 func New(o Options) (*Node, error) {
+	if o.Set == "" {
+		o.Set = Performance
+	}
 	port, err := freePorts()
 	if err != nil {
 		return nil, err
@@ -98,6 +108,12 @@ func (n *Node) config() string {
 	return b.String()
 }
 
+// Set is the kind of the set that the node is primary or secondary of.
+func (n *Node) Set() string { return n.options.Set }
+
+// LogFile is where the server's words go.
+func (n *Node) LogFile() string { return filepath.Join(n.Dir, "log") }
+
 // Data is the node's data directory.
 func (n *Node) Data() string { return filepath.Join(n.Dir, "data") }
 
@@ -121,7 +137,7 @@ func (n *Node) Start(ctx context.Context) error {
 // Launch starts the server and does not wait.
 func (n *Node) Launch() error {
 	n.control.CloseIdleConnections() // those of a server that ended
-	log, err := os.OpenFile(filepath.Join(n.Dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(n.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", n.Name, err)
 	}
@@ -211,7 +227,7 @@ func (n *Node) Remove() {
 
 // LogTail returns the last lines that the server wrote.
 func (n *Node) LogTail() string {
-	text, _ := os.ReadFile(filepath.Join(n.Dir, "log"))
+	text, _ := os.ReadFile(n.LogFile())
 	lines := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
 	return strings.Join(lines[max(0, len(lines)-15):], "\n")
 }
