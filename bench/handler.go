@@ -55,7 +55,7 @@ func (b *bench) handler(secure bool, clients int) func(context.Context) (report.
 		defer server.end()
 		saved := b.watched
 		defer func() { b.watched = saved }()
-		b.watched = []watched{{"handler", func() int { return server.cmd.Process.Pid }}}
+		b.watched = []watched{{name: "handler", pid: func() int { return server.cmd.Process.Pid }}}
 		return b.drive(ctx, load.Config{Target: target, Clients: clients, New: func(_ int, rng *rand.Rand) load.Source {
 			return load.Put{Path: "/v1/kv/", Host: target.Address, Token: strings.Repeat("t", 28), Keys: b.keys, Size: valueSize}.Source(rng)
 		}})

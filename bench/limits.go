@@ -52,7 +52,7 @@ func (b *bench) measureLimits(ctx context.Context) error {
 		if !slices.Contains(needed, l.id) && (b.only == nil || !b.only.MatchString(l.id)) {
 			continue
 		}
-		got, err := b.repeat(ctx, l.row, b.limitRuns, l.run)
+		got, err := repeat(ctx, l.row, b.limitRuns, func(ctx context.Context) (report.Run, error) { return b.observed(ctx, l.run) })
 		if err != nil {
 			return err
 		}

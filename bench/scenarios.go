@@ -31,6 +31,7 @@ func init() { // run functions ask for the rows of scenarios
 		{securedRows, []string{setQuick}, (*bench).secured},
 		{slices.Concat(securedRows, moreSecuredRows), []string{setAll}, (*bench).secured},
 		{[]string{"batch/100"}, []string{setQuick, setAll}, (*bench).batches},
+		{peerRows(), []string{setAll}, (*bench).peersBeside},
 		{[]string{"catch-up"}, []string{setAll}, (*bench).catchUp},
 		{millionRows, []string{setAll}, (*bench).million},
 		{[]string{"promote"}, []string{setAll}, (*bench).promote},

@@ -41,7 +41,6 @@ type Link struct {
 	quality Quality
 	cut     bool
 	conns   map[net.Conn]bool
-	closed  bool
 }
 
 // Listen makes a link; Serve tells where it leads.

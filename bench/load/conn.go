@@ -46,6 +46,9 @@ func Dial(t Target) (*Conn, error) {
 // Close ends the connection.
 func (c *Conn) Close() error { return c.conn.Close() }
 
+// SetDeadline ends what waits at that time.
+func (c *Conn) SetDeadline(t time.Time) error { return c.conn.SetDeadline(t) }
+
 // Do sends a whole request and waits for the end of its answer.
 func (c *Conn) Do(request []byte) error {
 	return c.do(request, &answer{})

@@ -15,6 +15,7 @@ type Source func() []byte
 // Config says what one run does.
 type Config struct {
 	Target  Target
+	Dial    func() (Client, error) // nil: a connection to Target, over HTTP
 	Clients int
 	Warmup  time.Duration // before anything counts
 	Length  time.Duration // what is measured
@@ -23,6 +24,15 @@ type Config struct {
 	Seed    uint64
 	Begin   func() // called when measuring begins, and
 	End     func() // when it ends; both may be nil
+}
+
+// Client is one client of a server that may speak something else than HTTP.
+type Client interface {
+	// Do sends what Source made and waits for the answer, which must be a success.
+	Do(request []byte) error
+	// SetDeadline ends a Do that waits at that time.
+	SetDeadline(time.Time) error
+	Close() error
 }
 
 // Result is what a run measured: requests that were sent and answered within its length.
@@ -51,7 +61,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	// A client that waits for an answer is woken by the end of its connection.
 	stop := context.AfterFunc(ctx, func() {
 		for _, c := range conns {
-			_ = c.conn.SetDeadline(time.Now())
+			_ = c.SetDeadline(time.Now())
 		}
 	})
 	defer stop()
@@ -61,7 +71,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	latencies := make([]Histogram, len(conns))
 	var all sync.WaitGroup
 	for i, conn := range conns {
-		_ = conn.conn.SetDeadline(end.Add(patience))
+		_ = conn.SetDeadline(end.Add(patience))
 		rng := rand.New(rand.NewPCG(cfg.Seed, uint64(i)))
 		w := worker{conn: conn, next: cfg.New(i, rng), pace: pace(cfg), begin: begin, end: end, latency: &latencies[i]}
 		all.Go(func() {
@@ -85,10 +95,14 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	return r, nil
 }
 
-func dialAll(cfg Config) ([]*Conn, error) {
-	var conns []*Conn
+func dialAll(cfg Config) ([]Client, error) {
+	dial := cfg.Dial
+	if dial == nil {
+		dial = func() (Client, error) { return Dial(cfg.Target) }
+	}
+	var conns []Client
 	for range cfg.Clients {
-		c, err := Dial(cfg.Target)
+		c, err := dial()
 		if err != nil {
 			return conns, err
 		}
@@ -124,7 +138,7 @@ func pace(cfg Config) time.Duration {
 
 // worker is one client at work.
 type worker struct {
-	conn       *Conn
+	conn       Client
 	next       Source
 	pace       time.Duration
 	begin, end time.Time

@@ -62,7 +62,7 @@ func New(o Options) (*Node, error) {
 	if o.Set == "" {
 		o.Set = Performance
 	}
-	port, err := freePorts()
+	port, err := FreePorts()
 	if err != nil {
 		return nil, err
 	}
@@ -278,8 +278,8 @@ func UntilDone(ctx context.Context, what string, every time.Duration, ask func()
 // finds its own again.
 const firstPort, lastPort = 18000, 31998
 
-// freePorts returns a port whose successor is free as well.
-func freePorts() (int, error) {
+// FreePorts returns a port whose successor is free as well.
+func FreePorts() (int, error) {
 	for range 500 {
 		port := firstPort + 2*mrand.IntN((lastPort-firstPort)/2)
 		if free(port) && free(port+1) {
