@@ -67,7 +67,6 @@ func (b *bench) wants(ids ...string) bool {
 // row describes what is measured under an id.
 type row struct {
 	id, what, unit string
-	once           bool // one run is all that time allows
 	note           string
 }
 
@@ -76,11 +75,7 @@ func (b *bench) measure(ctx context.Context, r row, run func(context.Context) (r
 	if !b.wants(r.id) {
 		return nil
 	}
-	runs := b.runs
-	if r.once {
-		runs = 1
-	}
-	out, err := repeat(ctx, r, runs, func(ctx context.Context) (report.Run, error) { return b.observed(ctx, run) })
+	out, err := repeat(ctx, r, b.runs, func(ctx context.Context) (report.Run, error) { return b.observed(ctx, run) })
 	if err != nil {
 		return err
 	}
@@ -105,7 +100,7 @@ func repeat(ctx context.Context, r row, runs int, run func(context.Context) (rep
 			continue
 		}
 		out.Discarded++
-		if disturbed = append(disturbed, one); len(disturbed) > maxRepeats || r.once {
+		if disturbed = append(disturbed, one); len(disturbed) > maxRepeats {
 			break
 		}
 	}
