@@ -232,11 +232,23 @@ func (b *bench) startPeer(ctx context.Context, p *peer, d driver, name string, p
 	if s.ended, err = machine.StartAndWait(s.cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", p.name, err)
 	}
-	err = node.Until(ctx, p.name+" listens", 10*time.Millisecond, func() (bool, error) {
+	if err = s.listens(ctx, p.name, log.Name()); err == nil {
+		err = d.ready(ctx, p, s)
+	}
+	if err != nil {
+		s.child.end()
+		return nil, err
+	}
+	return s, nil
+}
+
+// listens waits until a peer's server takes connections.
+func (s *service) listens(ctx context.Context, name, log string) error {
+	return node.Until(ctx, name+" listens", 10*time.Millisecond, func() (bool, error) {
 		select {
 		case err := <-s.ended:
-			text, _ := os.ReadFile(log.Name())
-			return false, fmt.Errorf("%s ended instead of serving: %v: %s", p.name, err, text[max(0, len(text)-600):])
+			text, _ := os.ReadFile(log)
+			return false, fmt.Errorf("%s ended instead of serving: %v: %s", name, err, text[max(0, len(text)-600):])
 		default:
 		}
 		conn, err := net.DialTimeout("tcp", s.address(), time.Second)
@@ -245,14 +257,6 @@ func (b *bench) startPeer(ctx context.Context, p *peer, d driver, name string, p
 		}
 		return err == nil, nil
 	})
-	if err == nil {
-		err = d.ready(ctx, p, s)
-	}
-	if err != nil {
-		_ = s.cmd.Process.Kill()
-		return nil, err
-	}
-	return s, nil
 }
 
 // end stops a peer's servers, the replica first.

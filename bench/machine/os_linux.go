@@ -12,7 +12,7 @@ import (
 func Datasync(f *os.File) error { return syscall.Fdatasync(int(f.Fd())) }
 
 // StartAndWait starts a command that ends when this process does, however that ends, and sends its exit on the channel
-// returned. The signal fires when the thread that started a child ends, so that one waits for it.
+// returned, which is closed then. The signal fires when the thread that started a child ends, so that one waits for it.
 func StartAndWait(cmd *exec.Cmd) (<-chan error, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -26,6 +26,7 @@ func StartAndWait(cmd *exec.Cmd) (<-chan error, error) {
 		started <- err
 		if err == nil {
 			ended <- cmd.Wait()
+			close(ended)
 		}
 	}()
 	return ended, <-started
