@@ -90,6 +90,7 @@ echo "2/4 modules of the product"
 "$GO" mod download
 echo "3/4 modules of the tests"
 (cd test && "$GO" mod download)
+(cd bench && "$GO" mod download)
 after=$(size)
 echo "    $((${after:-0} - ${before:-0})) MB more in $("$GO" env GOMODCACHE)"
 
