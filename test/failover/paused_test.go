@@ -14,7 +14,7 @@ import (
 	"github.com/lockstepdb/lockstep/test/cluster"
 )
 
-var paused = flag.Duration("paused", time.Second, "how long one secondary of five stands still in TestAPausedSecondaryTroublesNobody")
+var paused = flag.Duration("paused", 500*time.Millisecond, "how long one secondary of five stands still in TestAPausedSecondaryTroublesNobody")
 
 const (
 	turningKeys = 1000     // that are overwritten in turn
