@@ -42,8 +42,13 @@ const (
 // NewProxy listens on a free port; Serve tells where connections go.
 func NewProxy(t testing.TB) *Proxy {
 	t.Helper()
-	port := freePorts(t)
-	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", freePorts(t)))
+	for range 9 { // somebody else can take a port in the moment after it was found free
+		if err == nil {
+			break
+		}
+		l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", freePorts(t)))
+	}
 	if err != nil {
 		t.Fatalf("proxy: %v", err)
 	}

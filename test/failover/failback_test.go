@@ -13,7 +13,7 @@ const (
 	recordBytes = 200
 )
 
-var records = flag.Int("records", fewRecords, "records of the larger data set in TestFailbackCostsTheTail")
+var records = flag.Int("records", 2000, "records of the larger data set in TestFailbackCostsTheTail")
 
 var tails = []int{100, 1000}
 
@@ -21,7 +21,7 @@ var tails = []int{100, 1000}
 // The archive is exactly that tail, and what goes over the wire grows with k, not with the data.
 func TestFailbackCostsTheTail(t *testing.T) {
 	t.Parallel()
-	few := failbacks(t, fewRecords)
+	few := failbacks(t, min(*records, fewRecords))
 	for i, k := range tails {
 		if most := int64(32<<10 + 3*k*recordBytes); few[i] > most {
 			t.Errorf("a tail of %d cost %d bytes on the wire, want at most %d", k, few[i], most)

@@ -11,7 +11,7 @@ import (
 	"github.com/lockstepdb/lockstep/test/cluster"
 )
 
-const count = 40 // writes of each part of a story
+const count = 20 // writes of each part of a story
 
 // newPair is a DR primary and its secondary, which has the story's first part.
 func newPair(t *testing.T) (s *set, a, b *member) {

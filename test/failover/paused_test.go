@@ -14,11 +14,11 @@ import (
 	"github.com/lockstepdb/lockstep/test/cluster"
 )
 
-var paused = flag.Duration("paused", time.Second, "how long one secondary of five stands still in TestAPausedSecondaryTroublesNobody")
+var paused = flag.Duration("paused", 500*time.Millisecond, "how long one secondary of five stands still in TestAPausedSecondaryTroublesNobody")
 
 const (
-	turningKeys = 1000     // that are overwritten in turn
-	moreMemory  = 32 << 20 // bytes that the primary may take more while a secondary stands still: what is in flight to it, and noise
+	turningKeys = 1000      // that are overwritten in turn
+	moreMemory  = 160 << 20 // bytes that the primary may take more: the newest frames of its log that it keeps for readers (64 MiB), twice for the collector, and noise
 )
 
 // TestAPausedSecondaryTroublesNobody is number 13 of the list: of five secondaries one stands still under load. The others keep their streams and go on showing what is written, the

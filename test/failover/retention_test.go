@@ -15,12 +15,12 @@ import (
 // shortLog lets a primary keep little log.
 var shortLog = cluster.Options{Replication: []string{`retain_bytes = "1MiB"`, `segment_bytes = "256KiB"`, `segment_entries = 4096`, `checkpoint_interval = "500ms"`}}
 
-var offline = flag.Int("offline", 2000, "records of the primary in TestARepairEnds")
+var offline = flag.Int("offline", 1000, "records of the primary in TestARepairEnds")
 
 const (
-	passed      = 600  // records that are changed while a secondary is away
+	passed      = 400  // records that are changed while a secondary is away
 	passedBytes = 4000 // of each: more than the log keeps
-	meanwhile   = 600  // records that are written during a first filling
+	meanwhile   = 400  // records that are written during a first filling
 	hotWriters  = 16
 )
 
@@ -43,7 +43,7 @@ func TestARepairEnds(t *testing.T) {
 
 			hot := startHot(a, "kv/base/hot")
 			t.Cleanup(hot.end)
-			hot.reaches(1000)
+			hot.reaches(200)
 			before, writes, began := a.sent(), hot.count.Load(), time.Now()
 			b.Start()
 			cluster.Eventually(t, 5*time.Minute, "the repair has ended", func() (bool, string) {
@@ -126,7 +126,7 @@ func TestALogThatExpiresDuringTheFirstFillingCostsDigests(t *testing.T) {
 	t.Parallel()
 	s := newMembers(t, cluster.DR, shortLog, "a", "b", "c")
 	a, b, c := s.all[0], s.all[1], s.all[2]
-	cluster.Fill(t, a.Node, "kv/base", 2000, 2000)
+	cluster.Fill(t, a.Node, "kv/base", 4000, 2000)
 	a.EnablePrimary(s.kind)
 	before := a.sent()
 	c.Join(a.Node, s.kind, c.Name)
@@ -134,16 +134,16 @@ func TestALogThatExpiresDuringTheFirstFillingCostsDigests(t *testing.T) {
 	whole, wire := s.cost(c), a.sent()-before
 	c.Stop()
 
-	a.toLog.CutAfter(wire / 2)
+	a.toLog.CutAfter(wire * 3 / 4)
 	b.Join(a.Node, s.kind, b.Name)
 	var half cost
 	cluster.Eventually(t, cluster.Deadline, "the link is cut in the middle of a first filling", func() (bool, string) {
 		st := b.MustStatus(s.kind)
 		half = s.cost(b)
-		return half.sync > 0 && st.ConnectionState != "ready", fmt.Sprint(half, st.ConnectionState)
+		return half.sync > 0 && st.ConnectionState != "ready" && st.ConnectionState != "connecting", fmt.Sprint(half, st.ConnectionState)
 	})
-	if half.sync >= whole.sync {
-		t.Fatalf("the first filling was over: %d of %d bytes", half.sync, whole.sync)
+	if half.sync <= whole.sync/3 || half.sync >= whole.sync {
+		t.Fatalf("the link was cut after %d of %d bytes of records", half.sync, whole.sync)
 	}
 	last := a.MustStatus(s.kind).LastWAL
 	cluster.Fill(t, a.Node, "kv/meanwhile", meanwhile, passedBytes)
@@ -152,8 +152,8 @@ func TestALogThatExpiresDuringTheFirstFillingCostsDigests(t *testing.T) {
 	s.converged(a, b)
 	paid := s.cost(b)
 	t.Logf("a whole filling: comparing %d bytes, records %d; cut after %d, in the end %d and %d", whole.diff, whole.sync, half.sync, paid.diff, paid.sync)
-	// A piece that was under way when the link was cut is sent again.
-	if most := whole.sync + whole.sync/5 + meanwhile*(passedBytes+recordBytes); paid.sync > most {
+	// What was under way when the link was cut is sent again.
+	if most := whole.sync + whole.sync/4 + meanwhile*(passedBytes+recordBytes); paid.sync > most {
 		t.Errorf("%d bytes of records were sent, want at most %d", paid.sync, most)
 	}
 	if how := fmt.Sprint(b.MustStatus(s.kind).Raw["resumes"]); how != "map[bootstrap:1 continue:0 repair:1 rewind:0]" {
