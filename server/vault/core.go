@@ -111,6 +111,7 @@ type node interface {
 	SecondaryTokenFor(ctx context.Context, k replication.Kind, id string, ttl time.Duration, publicKey string) (string, error)
 	GeneratePublicKey(k replication.Kind) (string, error)
 	PromoteSecondary(ctx context.Context, k replication.Kind, p replication.Promote) (string, error)
+	Promoting(k replication.Kind) bool
 	Demoted(k replication.Kind) (*replication.Demotion, error)
 	DemotePrimary(ctx context.Context, k replication.Kind, p replication.Demote) (*replication.Demotion, error)
 	PromotePreflight(k replication.Kind) (*replication.Preflight, error)

@@ -96,6 +96,8 @@ func (c *Core) gate(rt *route) error {
 	switch {
 	case drMode == replication.Bootstrapping || perfMode == replication.Bootstrapping:
 		return refuse(errUnavailable, "this cluster is being filled from its primary: wait until sys/replication/status shows mode secondary, then repeat")
+	case drMode == replication.Secondary && flags&onDR == 0 && c.promoting():
+		return refuse(errUnavailable, "this cluster is becoming the primary: repeat the request in a moment")
 	case drMode == replication.Secondary && flags&onDR == 0 && !(flags&onDemoted != 0 && c.wasDemoted()) && !(flags&onRevoked != 0 && rt.kind() == dr && c.revoked(dr)):
 		return refuse(errInvalid, "path disabled in replication DR secondary mode")
 	}
@@ -107,6 +109,12 @@ func (c *Core) gate(rt *route) error {
 		return refuse(errUnavailable, "this cluster is not initialised: call PUT /v1/sys/init (vault operator init) first")
 	}
 	return nil
+}
+
+// promoting tells whether a promotion of DR was answered and is not in force yet: clients repeat what was refused with 503, and nothing else.
+func (c *Core) promoting() bool {
+	n := c.node.Load()
+	return n != nil && n.Promoting(dr)
 }
 
 // emptyAndRevoked lets secondary/enable through on a cluster that its primary revoked before it was filled: it holds no token of anybody,

@@ -121,6 +121,8 @@ func (p *part) RollAuthority(_ context.Context, k replication.Kind) (string, err
 	return "another CA", nil
 }
 
+func (p *part) Promoting(replication.Kind) bool { return false }
+
 func (p *part) HoldRole() (release func()) { return func() {} }
 
 func (p *part) AwaitConfirmed(context.Context, bool) (string, error) { return "", nil }

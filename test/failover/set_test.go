@@ -155,6 +155,16 @@ func (s *set) promote(m *member, force bool) {
 		s.operate(m, "update-primary", map[string]any{"token": ""})
 	}
 	s.operate(m, "promote", map[string]any{"force": force})
+	cluster.Eventually(s.t, cluster.Deadline, m.Name+" serves, and says until then that it may be asked again", func() (bool, string) {
+		a, err := m.Do(context.Background(), "GET", "sys/mounts", nil)
+		if err != nil {
+			return false, err.Error()
+		}
+		if a.Status != 200 && a.Status != 503 {
+			s.t.Fatalf("%s, promoted, answers %d %s, want 503 until it serves", m.Name, a.Status, a.Body)
+		}
+		return a.Status == 200, string(a.Body)
+	})
 	s.mode(m, "primary")
 }
 
