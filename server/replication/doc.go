@@ -35,7 +35,6 @@
 //	replication/pending/<jti>   an activation under way: its key and request (JSON); gone with the old store, or when the primary refused
 //	replication/<k>/public-key  the key pair of generate-public-key, until it is used (JSON)
 //	replication/performance/successor   DR secondary: the CA that it will have in its primary's performance set, with its key (JSON)
-//	replication/performance/stand-in    DR secondary of a performance secondary: key and certificate to take its place with (JSON)
 //	replication/<k>/fence       primary: why it takes no writes, and the history that it met (JSON)
 //	replication/<k>/herald      promoted or re-pointed: how the former primary is reached, with a key and certificate (JSON)
 //	replication/<k>/farewell    secondary: where its primary's part ended, once that one said so (JSON)

@@ -263,18 +263,13 @@ func (s *service) Renew(ctx context.Context, in *pb.RenewRequest) (*pb.RenewRepl
 	if err != nil {
 		return nil, err
 	}
-	standIn := p.Kind == DR && in.GetKind() == string(Performance) // for the day on which it takes this cluster's place
-	if string(p.Kind) != in.GetKind() && !standIn || p.Purpose != purposeStream {
+	if string(p.Kind) != in.GetKind() || p.Purpose != purposeStream {
 		return nil, status.Error(codes.PermissionDenied, "a certificate is renewed on the connection of its own stream")
 	}
 	if len(in.GetRequest()) > maxPEM {
 		return nil, status.Errorf(codes.InvalidArgument, "a certificate request of %d bytes, more than %d", len(in.GetRequest()), maxPEM)
 	}
-	sign := s.n.renew
-	if standIn {
-		sign = s.n.certifyStandIn
-	}
-	cert, err := sign(ctx, p, in.GetRequest())
+	cert, err := s.n.renew(ctx, p, in.GetRequest())
 	if err != nil {
 		var refused *Refused
 		if errors.As(err, &refused) {

@@ -2,7 +2,9 @@ package replication
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/storage"
@@ -10,8 +12,7 @@ import (
 
 // A performance secondary's part in its set has node scope, because its key and certificate have. Its own DR secondary would not know of the set, and
 // could only come back to it from empty. So a performance secondary that is a DR primary keeps, in the log, what it takes to be a member: no key, no
-// certificate. Its DR secondary, promoted, is then the same member, with a certificate of its own (standin.go); without one it is a performance secondary without a
-// primary, and update-primary gives it one.
+// certificate. Its DR secondary, promoted, is then a performance secondary without a primary, and update-primary gives it one.
 
 // recordMember is a performance secondary's part in its set, for its DR secondaries.
 const recordMember = "replication/performance/member"
@@ -22,12 +23,6 @@ type memberRecord struct {
 	CA      string         `json:"ca"`
 	Bundle  string         `json:"bundle,omitempty"`
 	Seen    []engine.Reign `json:"seen"`
-
-	Secondary      string   `json:"secondary,omitempty"` // which member it is; empty: an earlier version wrote this
-	JTI            string   `json:"jti,omitempty"`
-	Primaries      []string `json:"primaries,omitempty"`
-	Failover       []string `json:"failover,omitempty"`
-	PrimaryAPIAddr string   `json:"primary_api_addr,omitempty"`
 }
 
 const memberVersion = 1
@@ -42,10 +37,7 @@ func (n *Node) membership() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return mustJSON(&memberRecord{
-		Version: memberVersion, Set: set.Set, CA: set.CA, Bundle: set.Bundle, Seen: seen,
-		Secondary: set.Secondary, JTI: set.JTI, Primaries: set.Primaries, Failover: set.Failover, PrimaryAPIAddr: set.PrimaryAPIAddr,
-	}), nil
+	return mustJSON(&memberRecord{Version: memberVersion, Set: set.Set, CA: set.CA, Bundle: set.Bundle, Seen: seen}), nil
 }
 
 // keepMembership brings the record up to date. A DR primary alone writes it.
@@ -72,21 +64,22 @@ func (n *Node) keepMembership(ctx context.Context) error {
 	return err
 }
 
-// formerMember reads what the former primary was in a performance set as a secondary: the notes that make this cluster the same, nil when it was none. With
-// a certificate it goes on at the primary, else it waits for one.
+// formerMember reads what the former primary was in a performance set as a secondary: the notes that make this cluster the same, nil when it was none.
 func (n *Node) formerMember() (*setConfig, map[string][]byte, error) {
-	m, err := n.formerRecord()
-	if err != nil || m == nil {
-		return nil, nil, err
+	r, err := n.engine.Get(storage.SystemLocal, []byte(recordMember))
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the former primary's part in the performance set: %w", err)
+	}
+	var m memberRecord
+	if err := json.Unmarshal(r.Value, &m); err != nil {
+		return nil, nil, fmt.Errorf("the former primary's part in the performance set does not decode: %w", err)
+	}
+	if m.Version > memberVersion {
+		return nil, nil, fmt.Errorf("the former primary's part in the performance set has version %d, this program reads up to %d", m.Version, memberVersion)
 	}
 	set := n.demoted(&setConfig{Kind: Performance, Set: m.Set, CA: m.CA, Bundle: m.Bundle})
-	notes := map[string][]byte{noteSeen(Performance): mustJSON(m.Seen)}
-	if s, _ := n.standsIn(m); s != nil && len(m.Primaries) > 0 {
-		same := m.member()
-		same.Version, same.Mode, same.Generation, same.Joined, same.Certificate = set.Version, set.Mode, set.Generation, set.Joined, s.Certificate
-		same.ClusterAddr = m.Primaries[0]
-		set, notes[noteTLSKey(Performance)] = same, []byte(s.Key)
-	}
-	notes[noteSet(Performance)] = mustJSON(set)
-	return set, notes, nil
+	return set, map[string][]byte{noteSet(Performance): mustJSON(set), noteSeen(Performance): mustJSON(m.Seen)}, nil
 }

@@ -101,7 +101,7 @@ func (n *Node) completePromoteDR(ctx context.Context, in *intent) error {
 	}
 	notes := map[string][]byte{
 		noteSet(DR): mustJSON(in.Set), noteCAKey(DR): []byte(in.CAKey), noteTokenKey(DR): in.Seed,
-		noteTLSKey(DR): nil, noteSeen(DR): nil, notePublicKey(DR): nil, noteSuccessor: nil, noteStandIn: nil, noteHerald(DR): in.news(), noteFarewell(DR): nil, noteContact(DR): nil,
+		noteTLSKey(DR): nil, noteSeen(DR): nil, notePublicKey(DR): nil, noteSuccessor: nil, noteHerald(DR): in.news(), noteFarewell(DR): nil, noteContact(DR): nil,
 	}
 	perf, err := n.formerPerf()
 	if err != nil {
@@ -154,11 +154,7 @@ func (n *Node) completePromoteDR(ctx context.Context, in *intent) error {
 	n.holdFormer(DR, in.Set)
 	if member != nil {
 		n.markRepairable()
-		if member.Certificate == "" {
-			n.log.Warn("this cluster takes its former primary's place as a performance secondary, and has no certificate for it: performance/secondary/update-primary gives it a primary", "cluster_id", member.Set)
-		} else {
-			n.log.Info("this cluster takes its former primary's place as a performance secondary", "cluster_id", member.Set, "secondary", member.Secondary)
-		}
+		n.log.Info("this cluster takes its former primary's place as a performance secondary; performance/secondary/update-primary gives it a primary", "cluster_id", member.Set)
 	}
 	if perf != nil {
 		n.holdFormer(Performance, perf)

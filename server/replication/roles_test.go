@@ -209,68 +209,20 @@ func TestPerformanceSecondariesFollowTheSuccessor(t *testing.T) {
 	s.until("revoked there, it stops", func() bool { return s.n.Revoked(Performance) })
 }
 
-// memberWithCopy is a performance secondary with a DR secondary of its own, which can take its place.
-func memberWithCopy(t *testing.T) (p, s, d *cluster) {
-	t.Helper()
-	p = newCapablePrimary(t, Performance)
+// TestTheDRSecondaryOfAPerformanceSecondaryTakesItsPlace promotes it: it is a member of the set, follows by update-primary, and keeps what was local.
+func TestTheDRSecondaryOfAPerformanceSecondaryTakesItsPlace(t *testing.T) {
+	t.Parallel()
+	p := newCapablePrimary(t, Performance)
 	p.load(shared, storage.Replicated, "base", 1000, 200)
 	p.checkpoint()
-	s = p.successor(Performance, "s")
+	s := p.successor(Performance, "s")
 	if _, err := s.n.EnablePrimary(enginetest.Context(t), DR, s.bind); err != nil {
 		t.Fatal(err)
 	}
 	s.write(local, storage.Local, "local to s ", 10)
 	s.until("it keeps what it is for its DR secondary", func() bool { _, err := s.e.Get(storage.SystemLocal, []byte(recordMember)); return err == nil })
-	d = s.successor(DR, "d")
-	d.until("it has a certificate to take its primary's place with", func() bool { return d.e.NodeGet(noteStandIn) != nil })
-	return p, s, d
-}
-
-// TestTheDRSecondaryOfAPerformanceSecondaryTakesItsPlace promotes it: it is the same member of the set, finds the primary by itself, and keeps what was local. The
-// one whose place it took is told so when it comes back.
-func TestTheDRSecondaryOfAPerformanceSecondaryTakesItsPlace(t *testing.T) {
-	t.Parallel()
-	p, s, d := memberWithCopy(t)
+	d := s.successor(DR, "d")
 	s.stop()
-	p.write(shared, storage.Replicated, "meanwhile ", 20)
-	d.promote(DR, true)
-	p.caughtUp(Performance, d)
-	if st := d.n.Status(Performance); st["mode"] != "secondary" || st["secondary_id"] != "s" || st["cluster_id"] != p.n.set(Performance).Set {
-		t.Errorf("promoted: its performance part is %v, want the secondary s", st)
-	}
-	if bytes, r := d.cost(Performance); bytes != 0 || r.Continue == 0 {
-		t.Errorf("taking its place cost %d bytes of diff and sync, resumes %+v, want CONTINUE", bytes, r)
-	}
-	if _, err := d.e.Get(local, []byte("local to s 000009")); err != nil {
-		t.Errorf("what was local to s: %v", err)
-	}
-	if err := d.n.renewOnce(enginetest.Context(t), Performance, func(ctx context.Context, request []byte) ([]byte, error) {
-		return p.n.renew(ctx, peer{ID: "s", Kind: Performance, Set: p.n.set(Performance).Set, JTI: d.n.set(Performance).JTI}, request)
-	}); err != nil {
-		t.Errorf("its next certificate: %v", err)
-	}
-	d.restart()
-	p.caughtUp(Performance, d)
-
-	s.e = enginetest.Reopen(t, s.e)
-	s.run()
-	s.until("the one whose place it took is stopped", func() bool { return s.n.isFenced() || s.n.link[Performance].get().Machine.Name == StateIdle })
-	p.put("later", "1")
-	p.caughtUp(Performance, d)
-	if err := p.n.RevokeSecondary(enginetest.Context(t), Performance, "s"); err != nil {
-		t.Fatal(err)
-	}
-	d.until("revoked, it stops", func() bool { return d.n.Revoked(Performance) })
-}
-
-// TestADRSecondaryWithoutACertificateTakesItsPlaceByUpdatePrimary loses what it would have needed to go on by itself.
-func TestADRSecondaryWithoutACertificateTakesItsPlaceByUpdatePrimary(t *testing.T) {
-	t.Parallel()
-	p, s, d := memberWithCopy(t)
-	s.stop()
-	if err := d.e.NodeSet(map[string][]byte{noteStandIn: []byte("no certificate")}); err != nil {
-		t.Fatal(err)
-	}
 	p.write(shared, storage.Replicated, "meanwhile ", 20)
 	d.promote(DR, true)
 	if st := d.n.Status(Performance); st["mode"] != "secondary" || st["state"] != "idle" || st["cluster_id"] != p.n.set(Performance).Set {

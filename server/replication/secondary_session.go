@@ -126,14 +126,6 @@ func (s *session) keepCertificate() {
 			return out.GetCertificate(), err
 		})
 	})
-	if l.kind == DR {
-		s.wg.Go(func() {
-			l.n.keepStandIn(s.ctx, func(ctx context.Context, requestPEM []byte) ([]byte, error) {
-				out, err := pb.NewReplicationClient(s.conn).Renew(ctx, &pb.RenewRequest{Kind: string(Performance), Request: requestPEM})
-				return out.GetCertificate(), err
-			})
-		})
-	}
 }
 
 // diff subscribes at the feeder's S, unless the answer to the hello did so already, and starts the comparison.
