@@ -390,6 +390,9 @@ func TestAKeyFileThatOthersCanReadIsNamedBeforeAnybodyInitialises(t *testing.T) 
 	if err := os.WriteFile(key, []byte(base64.StdEncoding.EncodeToString(make([]byte, 32))), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(key, 0o644); err != nil { // whatever the umask is
+		t.Fatal(err)
+	}
 	cfg.Seal = &seal.Auto{Type: seal.File, Path: key}
 	n := runShamir(t, cfg)
 	waitFor(t, "the log names the file", func() bool {

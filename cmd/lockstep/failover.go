@@ -178,7 +178,7 @@ func (f *failover) confirm() error {
 		return fmt.Errorf("read the answer: %w", err)
 	}
 	if strings.TrimSpace(line) != f.to.name || f.to.name == "" {
-		return errors.New("not confirmed: nothing was changed")
+		return errors.New("not confirmed, nothing was changed: type that name, or repeat with -yes")
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ type member struct {
 	api  *client.Client
 	kind string
 	name string // cluster_name
+	id   string // cluster_id of its health: its own
 }
 
 // setStatus is what the command needs of a set's status.
@@ -69,6 +70,7 @@ func (m *member) status(ctx context.Context) (*setStatus, error) {
 func (m *member) meet(ctx context.Context) (*setStatus, error) {
 	var health struct {
 		Name   string `json:"cluster_name"`
+		ID     string `json:"cluster_id"`
 		Sealed bool   `json:"sealed"`
 	}
 	if err := m.get(ctx, healthPath, &health); err != nil {
@@ -77,7 +79,7 @@ func (m *member) meet(ctx context.Context) (*setStatus, error) {
 	if health.Sealed {
 		return nil, fmt.Errorf("%s is sealed: unseal it first", m.api.Address)
 	}
-	m.name = health.Name
+	m.name, m.id = health.Name, health.ID
 	return m.status(ctx)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"regexp"
 	"strings"
 	"time"
@@ -17,9 +18,15 @@ func (f *failover) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if to.State == "fenced" {
+		return fmt.Errorf("%s is fenced: another cluster took its place. Let it follow that one first: lockstep failover -kind=%s -from=%s -to=ADDR of the primary", f.to.api.Address, f.kind, f.to.api.Address)
+	}
 	from, fromErr := f.from.meet(ctx)
 	if fromErr != nil && !f.force && to.Mode != "primary" {
 		return fmt.Errorf("%w\nIf the primary is lost, -force promotes without it", fromErr)
+	}
+	if from != nil && f.from.id != "" && f.from.id == f.to.id {
+		return usagef("failover: -from and -to are one cluster, %s: name the present primary with -from, and with -to the one to be", f.to.name)
 	}
 	if from != nil && from.Set != to.Set {
 		return fmt.Errorf("%s is of %s set %s, %s of set %s: they are not members of one set", f.from.api.Address, f.kind, from.Set, f.to.api.Address, to.Set)
@@ -56,7 +63,7 @@ func (f *failover) siblingsBefore(ctx context.Context) ([]*setStatus, error) {
 	for _, s := range f.siblings {
 		st, err := s.meet(ctx)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w\nLeave it out of -sibling to go on without it; run again, this command re-points it later", err)
 		}
 		if st.Mode != "secondary" || st.ID == "" {
 			return nil, fmt.Errorf("%s is no %s secondary (mode %s): leave it out of -sibling", s.api.Address, f.kind, st.Mode)
@@ -135,7 +142,11 @@ func (f *failover) mayWrite(ctx context.Context, primary bool) error {
 	path := f.to.path("secondary/promote")
 	err := asks.Do(ctx, "POST", "sys/capabilities-self", map[string]any{"paths": []string{path}}, &answer)
 	if err != nil { // not a batch token: one that a ceremony made is known to its own cluster alone
-		f.say("note: the DR operation token cannot be checked beforehand; a batch token could")
+		var refused *client.APIError
+		err := f.to.api.Do(ctx, "POST", f.to.path("secondary/divergence"), map[string]any{"dr_operation_token": f.dr}, nil)
+		if errors.As(err, &refused) && refused.Status == http.StatusForbidden {
+			return fmt.Errorf("the DR operation token in LOCKSTEP_DR_OPERATION_TOKEN is none of %s: nothing was changed. See docs/operations.md for how to get one", f.to.api.Address)
+		}
 		return nil
 	}
 	if may := fmt.Sprint(answer.Data[path]); !strings.Contains(may, "update") && !strings.Contains(may, "root") {
@@ -266,7 +277,7 @@ func (f *failover) forced(ctx context.Context) error {
 	if f.kind == "dr" && f.dr == "" {
 		return usagef("failover: a DR secondary is promoted with a DR operation token: set LOCKSTEP_DR_OPERATION_TOKEN, see docs/operations.md")
 	}
-	p, err := f.to.preflight(ctx)
+	p, err := f.lost(ctx)
 	if err != nil {
 		return err
 	}
@@ -285,6 +296,23 @@ func (f *failover) forced(ctx context.Context) error {
 	}
 	f.result.Forced, f.result.Estimate = true, p.Lost
 	return f.promote(ctx, true)
+}
+
+// lost is the preflight of a cluster whose primary is away, which that cluster may take a moment to notice. A primary that it hears is not lost: the address is wrong.
+func (f *failover) lost(ctx context.Context) (*promotion, error) {
+	ctx, cancel := context.WithTimeout(ctx, failoverReach)
+	defer cancel()
+	for {
+		p, err := f.to.preflight(ctx)
+		if err != nil || !p.Connected {
+			return p, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s hears its primary at this moment, so that is not lost: see whether -from=%s is its address. Nothing was changed", f.to.api.Address, f.from.api.Address)
+		case <-time.After(failoverPoll):
+		}
+	}
 }
 
 var secondaryID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)

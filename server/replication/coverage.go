@@ -16,6 +16,8 @@ type MountTable struct {
 	Prefix string // of their keys
 	// Decode returns a mount's path, with its final slash, and its keyspace; ok is false for what is no mount's record.
 	Decode func(key, value []byte) (path string, id storage.KeyspaceID, ok bool)
+	// Grants tells whether the records of a mount say who may do what: these are not replayed. nil: of no mount.
+	Grants func(path string) bool
 }
 
 // coverage is what a performance subscription takes, as its feeder told it: the replicated scope but for what is left out.

@@ -24,7 +24,7 @@ var testMounts = &MountTable{Prefix: "mounts/", Decode: func(key, value []byte) 
 		return "", storage.KeyspaceID{}, false
 	}
 	return strings.TrimPrefix(string(key), "mounts/"), storage.KeyspaceID(value), true
-}}
+}, Grants: func(path string) bool { return strings.HasPrefix(path, "auth/") }}
 
 func mountWrite(path string, id storage.KeyspaceID) engine.Write {
 	return enginetest.Put(storage.SystemReplicated, storage.Replicated, "mounts/"+path, string(id[:]))

@@ -98,7 +98,7 @@ type Outcome struct {
 
 // Why a change is not applied.
 const (
-	whySystem    = "a record of the system's own: repeat the call that made it"
+	whySystem    = "a record of the system's own, or of an auth method: repeat the call that made it"
 	whyDrop      = "a whole keyspace was dropped: disable the mount again"
 	whyKeyspace  = "its keyspace is not here: its mount was made in the lost tail, or is gone"
 	whyChanged   = "the record was changed since"
@@ -257,6 +257,7 @@ func (n *Node) replayOne(ctx context.Context, d *replayDecision, c *ReplayChange
 
 // replayDecision is what a replay is judged by: what the own log says since the common point.
 type replayDecision struct {
+	grants  map[storage.KeyspaceID]bool // whose records say who may do what
 	common  uint64
 	foreign bool
 	scopes  map[storage.KeyspaceID]storage.Scope
@@ -274,10 +275,11 @@ func (n *Node) decideReplay(r *Replay) (*replayDecision, error) {
 	}
 	end := e.Position()
 	d.foreign = !onHistory(e.History(), end.Index, r.Common)
-	mounted, err := n.mounted()
+	mounted, grants, err := n.mounted()
 	if err != nil {
 		return nil, err
 	}
+	d.grants = grants
 	totals, _ := e.Totals()
 	for _, t := range totals {
 		if mounted == nil || mounted[t.ID] {
@@ -310,26 +312,27 @@ func (n *Node) decideReplay(r *Replay) (*replayDecision, error) {
 }
 
 // mounted returns the keyspaces of all mounts; nil where no mount table is known.
-func (n *Node) mounted() (map[storage.KeyspaceID]bool, error) {
+func (n *Node) mounted() (all, grants map[storage.KeyspaceID]bool, err error) {
 	table := n.cfg.Mounts
 	if table == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	v := n.engine.Snapshot()
 	defer v.Release()
-	out := map[storage.KeyspaceID]bool{}
+	all, grants = map[storage.KeyspaceID]bool{}, map[storage.KeyspaceID]bool{}
 	for _, ks := range []storage.KeyspaceID{storage.SystemReplicated, storage.SystemLocal} {
 		err := v.Scan(ks, []byte(table.Prefix), prefixEnd(table.Prefix), func(rec storage.Record) bool {
-			if _, id, ok := table.Decode(rec.Key, rec.Value); ok {
-				out[id] = true
+			if path, id, ok := table.Decode(rec.Key, rec.Value); ok {
+				all[id] = true
+				grants[id] = table.Grants != nil && table.Grants(path)
 			}
 			return true
 		})
 		if err != nil {
-			return nil, fmt.Errorf("reading the mount table: %w", err)
+			return nil, nil, fmt.Errorf("reading the mount table: %w", err)
 		}
 	}
-	return out, nil
+	return all, grants, nil
 }
 
 func (d *replayDecision) pass(f *wal.Frame, asked map[string]struct{}) error {
@@ -357,7 +360,7 @@ func (d *replayDecision) refuses(c *ReplayChange) string {
 	switch {
 	case d.foreign:
 		return whyForeign
-	case c.Keyspace == storage.SystemLocal || c.Keyspace == storage.SystemReplicated:
+	case c.Keyspace == storage.SystemLocal || c.Keyspace == storage.SystemReplicated || d.grants[c.Keyspace]:
 		return whySystem
 	case c.Op == storage.Drop, c.Op == storage.Attach:
 		return whyDrop

@@ -35,11 +35,13 @@ func TestAReplayWritesWhatNothingHasTouchedSince(t *testing.T) {
 	t.Parallel()
 	ctx := enginetest.Context(t)
 	var common uint64
+	people := storage.KeyspaceID{0: 78}
 	a, b := partedPrimary(t, nil,
 		func(a *cluster) {
 			a.load(shared, storage.Replicated, "base", 50, 20)
 			a.load(second, storage.Replicated, "other", 5, 20)
-			enginetest.MustDo(t, a.e, mountWrite("shared/", shared), mountWrite("second/", second))
+			enginetest.MustDo(t, a.e, mountWrite("shared/", shared), mountWrite("second/", second), mountWrite("auth/people/", people))
+			enginetest.MustPut(t, a.e, people, storage.Replicated, "user/first", "x")
 		},
 		func(a *cluster) {
 			common = a.e.Position().Index
@@ -51,6 +53,7 @@ func TestAReplayWritesWhatNothingHasTouchedSince(t *testing.T) {
 			enginetest.MustPut(t, a.e, shared, storage.Replicated, "base000004", "lost to a delete")
 			enginetest.MustPut(t, a.e, shared, storage.Replicated, "came and went", "lost to both")
 			enginetest.MustPut(t, a.e, storage.KeyspaceID{0: 77}, storage.Replicated, "k", "of a mount that is not there")
+			enginetest.MustPut(t, a.e, people, storage.Replicated, "user/evil", "who would be root")
 			enginetest.MustDo(t, a.e, enginetest.Drop(second, storage.Replicated))
 		})
 	enginetest.MustPut(t, b.e, shared, storage.Replicated, "base000003", "newer")
@@ -81,7 +84,7 @@ func TestAReplayWritesWhatNothingHasTouchedSince(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{"7 base000003": whyChanged, "7 base000004": whyChanged, "7 came and went": whyChanged, "4d k": whyKeyspace, "7 ": whyDrop}
+	want := map[string]string{"7 base000003": whyChanged, "7 base000004": whyChanged, "7 came and went": whyChanged, "4d k": whyKeyspace, "7 ": whyDrop, "4e user/evil": whySystem}
 	if fmt.Sprint(got) != fmt.Sprint(want) || applied != 3 {
 		t.Errorf("%d applied, refused %q, want 3 and %q", applied, got, want)
 	}
@@ -160,7 +163,7 @@ func TestARevocationInALostTailIsNamed(t *testing.T) {
 	if _, err := b.n.SecondaryToken(ctx, Performance, "friend", 0); err != nil {
 		t.Errorf("another token: %v", err)
 	}
-	if r, err := a.n.ReachedIndex(ctx, []string{token}, false); r != LostIndex || err != nil {
+	if r, err := a.n.ReachedIndex(ctx, []string{token}, false, true); r != LostIndex || err != nil {
 		t.Errorf("a token of the lost tail: got %v, %v, want LostIndex", r, err)
 	}
 	if got := a.n.LostIn([]string{"forged", token}); got != m.ID {

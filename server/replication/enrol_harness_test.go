@@ -97,17 +97,6 @@ func newStation(t testing.TB, mods ...func(*Config)) *station {
 	return s
 }
 
-// freeAddr returns a loopback address that nothing listens on at present.
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // reload makes the node anew from what its engine holds.
 func (s *station) reload() {
 	s.t.Helper()

@@ -109,7 +109,10 @@ func TestAPrimaryLearnsThatAnotherTookItsPlace(t *testing.T) {
 		}, "secondary c", false},
 		{"from a client's index token", func() {
 			token := b.n.IndexToken(b.e.Position().Index)
-			_, err := a.n.ReachedIndex(enginetest.Context(t), []string{token}, false)
+			if _, err := a.n.ReachedIndex(enginetest.Context(t), []string{token}, false, false); errors.Is(err, engine.ErrFenced) || a.n.isFenced() {
+				t.Errorf("shown by who has no right to ask, the token fenced: %v", err)
+			}
+			_, err := a.n.ReachedIndex(enginetest.Context(t), []string{token}, false, true)
 			if !errors.Is(err, engine.ErrFenced) {
 				t.Errorf("a token of the new primary: %v, want that this one is fenced", err)
 			}

@@ -255,9 +255,10 @@ const (
 	maxIndexTexts = 16
 )
 
-// ReachedIndex says how this cluster stands to all of some tokens. With wait it waits for those that are ahead, Config.ForwardWait at most. An error is
-// ErrIndexToken, or an *engine.Fence: a token shows that another cluster has taken this primary's place.
-func (n *Node) ReachedIndex(ctx context.Context, texts []string, wait bool) (Reach, error) {
+// ReachedIndex says how this cluster stands to all of some tokens. With wait it waits for those that are ahead, Config.ForwardWait at most. With heed a token that
+// shows that another cluster has taken this primary's place fences it: only for who has a right to ask, since index tokens are no secrets. An error is
+// ErrIndexToken, or an *engine.Fence.
+func (n *Node) ReachedIndex(ctx context.Context, texts []string, wait, heed bool) (Reach, error) {
 	if len(texts) > maxIndexTexts {
 		return NotYet, fmt.Errorf("%w: more than %d of them", ErrIndexToken, maxIndexTexts)
 	}
@@ -268,8 +269,10 @@ func (n *Node) ReachedIndex(ctx context.Context, texts []string, wait bool) (Rea
 		if err != nil {
 			return NotYet, err
 		}
-		if err := n.meetToken(t); err != nil {
-			return NotYet, err
+		if heed {
+			if err := n.meetToken(t); err != nil {
+				return NotYet, err
+			}
 		}
 		tokens[i] = t
 	}

@@ -109,7 +109,7 @@ func TestIndexTokensBetweenTheMembersOfASet(t *testing.T) {
 	ctx := enginetest.Context(t)
 	reached := func(c *cluster, wait bool, tokens ...string) Reach {
 		t.Helper()
-		r, err := c.n.ReachedIndex(ctx, tokens, wait)
+		r, err := c.n.ReachedIndex(ctx, tokens, wait, true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +139,7 @@ func TestIndexTokensBetweenTheMembersOfASet(t *testing.T) {
 	}
 	s.n.cfg.ForwardWait = patience
 	came := make(chan Reach, 1)
-	go func() { r, _ := s.n.ReachedIndex(context.WithoutCancel(ctx), []string{ahead}, true); came <- r }()
+	go func() { r, _ := s.n.ReachedIndex(context.WithoutCancel(ctx), []string{ahead}, true, true); came <- r }()
 	px.thaw()
 	if got := <-came; got != Reached {
 		t.Errorf("after the link came back: %d", got)
@@ -151,10 +151,10 @@ func TestIndexTokensBetweenTheMembersOfASet(t *testing.T) {
 		t.Errorf("made of nonsense: %q", got)
 	}
 	stranger, _ := newPrimary(t)
-	if _, err := p.n.ReachedIndex(ctx, []string{stranger.n.IndexToken(1)}, false); !errors.Is(err, ErrIndexToken) {
+	if _, err := p.n.ReachedIndex(ctx, []string{stranger.n.IndexToken(1)}, false, true); !errors.Is(err, ErrIndexToken) {
 		t.Errorf("a token of another set: %v", err)
 	}
-	if _, err := p.n.ReachedIndex(ctx, make([]string, maxIndexTexts+1), false); !errors.Is(err, ErrIndexToken) {
+	if _, err := p.n.ReachedIndex(ctx, make([]string, maxIndexTexts+1), false, true); !errors.Is(err, ErrIndexToken) {
 		t.Errorf("too many tokens: %v", err)
 	}
 }

@@ -116,10 +116,14 @@ func (c *cluster) awaitMode(k Kind, m Mode) {
 func (c *cluster) repoint(k Kind, to *cluster, id string) {
 	c.t.Helper()
 	ctx := enginetest.Context(c.t)
-	a, err := to.n.SecondaryToken(ctx, k, id, 0)
-	if err != nil {
-		c.t.Fatalf("a token of the new primary: %v", err)
-	}
+	var a *Activation
+	to.until("the new primary gives a token for the id, once what that had before is good no more", func() bool {
+		var err error
+		if a, err = to.n.SecondaryToken(ctx, k, id, 0); err != nil {
+			c.t.Logf("a token of the new primary: %v", err)
+		}
+		return err == nil
+	})
 	warning, err := c.n.UpdatePrimary(ctx, k, UpdatePrimary{Token: &a.Token})
 	if err != nil || !strings.Contains(warning, "keeps its data") {
 		c.t.Fatalf("update-primary: %q, %v", warning, err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http/httptest"
 	"path/filepath"
@@ -89,6 +90,9 @@ func (l *logs) forget() {
 
 func newCluster(t testing.TB, name string, e *engine.Engine, bind string) *cluster {
 	t.Helper()
+	if bind == "127.0.0.1:0" {
+		bind = freeAddr(t)
+	}
 	c := &cluster{t: t, e: e, bind: bind, logs: &logs{t: t}, stop: func() {}, reopenings: make(chan reopening, 1)}
 	t.Cleanup(func() {
 		c.stop()
@@ -159,6 +163,20 @@ func (c *cluster) restart(mods ...func(*engine.Config)) {
 	c.stop()
 	c.e = enginetest.Reopen(c.t, c.e, mods...)
 	c.run()
+}
+
+// freeAddr is an address to listen at that is there again after a restart: the system gives ports of its own choice to connections, too.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(8_000))
+		if l, err := net.Listen("tcp", addr); err == nil {
+			l.Close()
+			return addr
+		}
+	}
+	t.Fatal("no port is free between 10000 and 18000")
+	return ""
 }
 
 // until waits for a condition; what it waits for is named when it does not come.

@@ -3,6 +3,7 @@ package vault
 import (
 	"cmp"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -154,6 +155,9 @@ func (c *Core) logIn(r *request, l login) (*reply, error) {
 		s.Type = m.Config.TokenType
 	}
 	policies := cleanNames(s.Policies)
+	if slices.Contains(policies, rootPolicy) { // no call writes that into an account
+		return nil, denied()
+	}
 	if !s.NoDefault {
 		policies = cleanNames(append(policies, defaultPolicy))
 	}

@@ -23,7 +23,7 @@ const (
 type indexes interface {
 	IndexToken(committed uint64) string
 	ForwardedIndexToken(primary string) string
-	ReachedIndex(ctx context.Context, texts []string, wait bool) (replication.Reach, error)
+	ReachedIndex(ctx context.Context, texts []string, wait, heed bool) (replication.Reach, error)
 }
 
 // consistency is what a request's headers ask for.
@@ -83,7 +83,7 @@ func (c *Core) reach(r *request, wait bool) (replication.Reach, error) {
 	if n == nil {
 		return replication.Reached, nil
 	}
-	return n.ReachedIndex(r.ctx, r.consistency.index, wait)
+	return n.ReachedIndex(r.ctx, r.consistency.index, wait, r.known || r.forwarded != nil)
 }
 
 // errNotYet is the answer that clients repeat.

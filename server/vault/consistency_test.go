@@ -17,7 +17,7 @@ type behind struct {
 	waited int
 }
 
-func (b *behind) ReachedIndex(_ context.Context, texts []string, wait bool) (replication.Reach, error) {
+func (b *behind) ReachedIndex(_ context.Context, texts []string, wait, _ bool) (replication.Reach, error) {
 	if wait {
 		b.waited++
 	}
@@ -57,7 +57,7 @@ func TestConsistencyHeadersOfASecondaryThatIsBehind(t *testing.T) {
 		{"a write after one that is not", false, replication.NotYet, "PUT", "kv/x", []string{index, "t"}, 412, "", 0, true},
 		{"one that was lost", false, replication.LostIndex, "GET", "kv/x", []string{index, "t"}, 409, "was lost: this cluster's history goes on before it, and what was lost is in archive dr-7-0a0b0c0d", 0, true},
 		{"a forged one", false, replication.Reached, "GET", "kv/x", []string{index, "t", index, "bad"}, 400, "malformed or forged", 0, true},
-		{"a forged one without a token", false, replication.Reached, "GET", "kv/x", []string{index, "bad", "X-Vault-Token", "none"}, 400, "", 0, true},
+		{"a forged one without a token", false, replication.Reached, "GET", "kv/x", []string{index, "bad", "X-Vault-Token", "none"}, 403, "permission denied", 0, false},
 		{"forward what is not here", false, replication.NotYet, "GET", "kv/x", []string{index, "t", inconsistent, "forward-active-node"}, 200, `"from":"primary"`, 1, false},
 		{"forward what is here", false, replication.Reached, "GET", "kv/x", []string{index, "t", inconsistent, "forward-active-node"}, 404, "", 0, false},
 		{"forward a list", false, replication.NotYet, "LIST", "kv", []string{index, "t", inconsistent, "forward-active-node"}, 200, `"keys":["x"]`, 1, false},

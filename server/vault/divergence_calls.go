@@ -177,11 +177,20 @@ func archivedRow(snap *snapshot, ks storage.KeyspaceID, scope storage.Scope, ch 
 	if row["key_base64"] = base64.StdEncoding.EncodeToString(ch.Key); utf8.Valid(ch.Key) {
 		row["key"] = string(ch.Key)
 	}
-	system := ks == storage.SystemReplicated || ks == storage.SystemLocal // keys that sign are among their values
-	if ch.Op == storage.Put && values && !system {
+	if ch.Op == storage.Put && values && !secretive(snap, ks) {
 		row["value_base64"] = base64.StdEncoding.EncodeToString(ch.Value)
 	}
 	return row
+}
+
+// secretive tells whether values of a keyspace are shown to nobody: keys that sign, hashes of passwords, what belongs to the holder of one token alone.
+func secretive(snap *snapshot, ks storage.KeyspaceID) bool {
+	switch ks {
+	case storage.SystemReplicated, storage.SystemLocal, cubbyhole.id, answers.id, counters.id:
+		return true
+	}
+	m := snap.mounts.byID(ks)
+	return m != nil && m.auth()
 }
 
 // mountOf names a keyspace as an operator knows it; "" when nothing is mounted there.

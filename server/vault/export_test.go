@@ -58,7 +58,7 @@ func (NoSets) IndexToken(uint64) string { return "" }
 
 func (NoSets) ForwardedIndexToken(string) string { return "" }
 
-func (NoSets) ReachedIndex(context.Context, []string, bool) (replication.Reach, error) {
+func (NoSets) ReachedIndex(context.Context, []string, bool, bool) (replication.Reach, error) {
 	return replication.Reached, nil
 }
 

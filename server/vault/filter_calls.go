@@ -30,6 +30,7 @@ var MountTable = &replication.MountTable{
 		}
 		return m.path, m.id, true
 	},
+	Grants: func(path string) bool { return strings.HasPrefix(path, authPrefix) },
 }
 
 type pathsFilterParams struct {

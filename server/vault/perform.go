@@ -21,12 +21,22 @@ func (c *Core) perform(r *request) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.askConsistency(r, rt); err != nil {
-		return nil, err
-	}
 	limit := int64(maxOpenBody)
 	free := c.emptyAndRevoked(rt)
 	r.opened = rt != nil && c.isOpen(rt, r.path)
+	if !free && !r.opened && r.header.Get(headerIndex) != "" && c.mode(dr) != replication.Secondary {
+		cred, err := c.credential(r.token)
+		if err != nil {
+			return nil, err
+		}
+		if cred == nil {
+			return nil, c.auditRequest(r, rt, denied())
+		}
+		r.known = true
+	}
+	if err := c.askConsistency(r, rt); err != nil {
+		return nil, err
+	}
 	if rt != nil && rt.flags&drHeader != 0 && c.mode(dr) == replication.Secondary {
 		if r.token == "" {
 			return nil, c.auditRequest(r, rt, denied())

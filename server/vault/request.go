@@ -52,6 +52,7 @@ type request struct {
 	body     []byte // a JSON object, or empty
 	caller   *caller
 	opened   bool             // needs no token
+	known    bool             // its token is one of this cluster, asked before a state is waited for
 	admitted replication.Mode // the cluster's part in the performance set when the request was let in
 	rest     string           // what a route's '*', or a mount, leaves of the path
 	mount    *mount

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -121,6 +122,24 @@ func TestFailoverCommandOfDR(t *testing.T) {
 		s, err := a.Status(cluster.DR)
 		return err == nil && s.State == "fenced", fmt.Sprintf("%+v, %v", s, err)
 	})
+	for _, slip := range []struct {
+		env  []string
+		args []string
+		says string
+	}{
+		{nil, []string{"-from=" + b.API, "-to=" + a.API}, "is fenced"},
+		{nil, []string{"-from=" + b.API, "-to=" + b.API}, "are one cluster"},
+		{nil, []string{"-from=http://127.0.0.1:1", "-to=" + c.API, "-force"}, "hears its primary"},
+		{[]string{"LOCKSTEP_DR_OPERATION_TOKEN=nope"}, []string{"-from=" + b.API, "-to=" + c.API}, "LOCKSTEP_DR_OPERATION_TOKEN"},
+	} {
+		_, words, err := failover(t, append(slices.Clone(env), slip.env...), "", append(slip.args, "-yes")...)
+		if err == nil || !strings.Contains(words, slip.says) {
+			t.Errorf("failover %q: %v, want that it refuses because %q", slip.args, err, slip.says)
+		}
+		if s := b.MustStatus(cluster.DR); s.Mode != "primary" || s.State != "running" {
+			t.Fatalf("after failover %q the primary is %s, %s", slip.args, s.Mode, s.State)
+		}
+	}
 	if r, _, err = failover(t, env, "", "-from="+a.API, "-to="+b.API, "-sibling="+c.API, "-yes"); err != nil {
 		t.Fatalf("taking the former primary in again: %v", err)
 	}
