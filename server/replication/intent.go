@@ -62,10 +62,14 @@ func (in *intent) demotes(k Kind) bool {
 	return in.Call == callDemoteDR && k == DR || in.Call == callDemotePerf && k == Performance
 }
 
+func (in *intent) promotes(k Kind) bool {
+	return in.Call == callPromoteDR && k == DR || in.Call == callPromotePerf && k == Performance
+}
+
 // Promoting tells whether this cluster is on its way to be a set's primary, and no call can change that.
 func (n *Node) Promoting(k Kind) bool {
 	in := n.underWay()
-	return in != nil && (in.Call == callPromoteDR && k == DR || in.Call == callPromotePerf && k == Performance)
+	return in != nil && in.promotes(k)
 }
 
 // kind is the set that the change is about; of a recover it is not said.

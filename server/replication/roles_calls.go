@@ -27,7 +27,7 @@ func (n *Node) PromoteSecondary(ctx context.Context, k Kind, p Promote) (warning
 		}
 	}
 	if in := n.underWay(); in != nil {
-		if in.Call == callPromoteDR && k == DR || in.Call == callPromotePerf && k == Performance {
+		if in.promotes(k) {
 			return "This cluster is being promoted already.", n.goOn(ctx, k, in)
 		}
 		return "", refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)

@@ -243,7 +243,7 @@ func (n *Node) completeDisableDR(ctx context.Context, in *intent) error {
 			return err
 		}
 	}
-	notes := map[string][]byte{noteSet(DR): nil, noteTLSKey(DR): nil, noteSeen(DR): nil, notePublicKey(DR): nil, noteFarewell(DR): nil}
+	notes := map[string][]byte{noteSet(DR): nil, noteTLSKey(DR): nil, noteSeen(DR): nil, notePublicKey(DR): nil, noteSuccessor: nil, noteFarewell(DR): nil}
 	err = n.done(notes, func() {
 		n.use(DR, nil)
 		n.use(Performance, nil)

@@ -254,3 +254,19 @@ func TestARevokedSecondaryComesBackWithItsData(t *testing.T) {
 		t.Errorf("coming back cost %d bytes of diff and sync, want none", bytes-full)
 	}
 }
+
+// TestADisabledSecondaryKeepsNoKeyOfTheSetThatItLeft: a DR secondary of a performance primary has a CA, to take that one's place with.
+func TestADisabledSecondaryKeepsNoKeyOfTheSetThatItLeft(t *testing.T) {
+	t.Parallel()
+	p := newCapablePrimary(t, kinds...)
+	s := p.successor(DR, "s")
+	s.until("it has a CA to succeed with", func() bool { return s.e.NodeGet(noteSuccessor) != nil })
+	if _, err := s.n.DisableSecondary(enginetest.Context(t), DR); err != nil {
+		t.Fatal(err)
+	}
+	s.reopen()
+	s.awaitMode(DR, Disabled)
+	if s.e.NodeGet(noteSuccessor) != nil {
+		t.Error("the CA's key is still there")
+	}
+}

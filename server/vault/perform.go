@@ -24,6 +24,7 @@ func (c *Core) perform(r *request) (*reply, error) {
 	limit := int64(maxOpenBody)
 	free := c.emptyAndRevoked(rt)
 	r.opened = rt != nil && c.isOpen(rt, r.path)
+	// Index tokens are no secrets, and one of a newer history fences: who shows it must be known first. authenticate comes after the wait: it goes by the state that was waited for.
 	if !free && !r.opened && r.header.Get(headerIndex) != "" && c.mode(dr) != replication.Secondary {
 		cred, err := c.credential(r.token)
 		if err != nil {
