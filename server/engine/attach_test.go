@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"path/filepath"
 	"testing"
 
 	"github.com/lockstepdb/lockstep/server/engine"
@@ -158,39 +157,28 @@ func TestAnAttachedKeyspaceHasWhatWasLeftWhereverTheEntryIsApplied(t *testing.T)
 
 func TestAnAttachmentKilledAtAnyCommitGoesOn(t *testing.T) {
 	t.Parallel()
-	dir, source := t.TempDir(), ""
-	var images []string
-	taking := false
-	sm := &seam{}
-	take := func(int, string) error {
-		if taking {
-			images = append(images, filepath.Join(dir, fmt.Sprint(len(images))))
-			copyStore(t, source, images[len(images)-1])
-		}
-		return nil
-	}
-	sm.before, sm.after = take, take
-	a := newAttaching(t, 3, func(c *engine.Config) { c.Seam, source = sm.around, c.Dir })
-	taking = true
+	im := newImages(t)
+	a := newAttaching(t, 3, im.of)
+	im.taking = true
 	if err := a.attach(a.e); err != nil {
 		t.Fatal(err)
 	}
 	a.checkpoint()
-	taking = false
-	if len(images) < 12 {
-		t.Fatalf("places looked at: got %d, want at least 12", len(images))
+	im.taking = false
+	if len(im.paths) < 12 {
+		t.Fatalf("places looked at: got %d, want at least 12", len(im.paths))
 	}
-	for i, image := range images {
+	for i, image := range im.paths {
 		enginetest.CheckStore(t, image)
 		e := enginetest.Open(t, image, engine.Writer, small)
 		got := enginetest.Content(t, e)[a.ks]
 		if len(got) > 0 && !maps.Equal(got, a.hold) && !maps.Equal(got, a.after()) {
-			t.Errorf("killed at place %d of %d: the keyspace has %v", i, len(images), got)
+			t.Errorf("killed at place %d of %d: the keyspace has %v", i, len(im.paths), got)
 		}
 		if err := a.attach(e); err != nil {
-			t.Errorf("killed at place %d of %d: %v", i, len(images), err)
+			t.Errorf("killed at place %d of %d: %v", i, len(im.paths), err)
 		}
-		a.mustHold(fmt.Sprintf("killed at place %d of %d", i, len(images)), e, a.after())
+		a.mustHold(fmt.Sprintf("killed at place %d of %d", i, len(im.paths)), e, a.after())
 		enginetest.Stop(t, e)
 		enginetest.CheckStore(t, image)
 	}

@@ -215,34 +215,47 @@ func TestALogThatWentOnAloneIsTakenBackAtTheCostOfItsTail(t *testing.T) {
 	}
 }
 
+// images copies a store at each of its commits, before and after the bytes are on disk, while taking is set.
+type images struct {
+	t      *testing.T
+	dir    string
+	store  string
+	taking bool
+	paths  []string
+}
+
+func newImages(t *testing.T) *images { return &images{t: t, dir: t.TempDir()} }
+
+// of says which store it is.
+func (im *images) of(c *engine.Config) {
+	im.store, c.Seam = c.Dir, (&seam{before: im.take, after: im.take}).around
+}
+
+func (im *images) take(int, string) error {
+	if im.taking {
+		im.paths = append(im.paths, filepath.Join(im.dir, fmt.Sprint(len(im.paths))))
+		copyStore(im.t, im.store, im.paths[len(im.paths)-1])
+	}
+	return nil
+}
+
 func TestARewindKilledAtAnyCommitGoesOn(t *testing.T) {
 	t.Parallel()
-	dir, source := t.TempDir(), ""
-	var images []string
-	taking := false
-	sm := &seam{}
-	take := func(int, string) error {
-		if taking {
-			images = append(images, filepath.Join(dir, fmt.Sprint(len(images))))
-			copyStore(t, source, images[len(images)-1])
-		}
-		return nil
-	}
-	sm.before, sm.after = take, take
-	p := part(t, 4, true, func(c *engine.Config) { c.Seam, source = sm.around, c.Dir })
-	taking = true
+	im := newImages(t)
+	p := part(t, 4, true, im.of)
+	im.taking = true
 	if err := p.rewind(p.a); err != nil {
 		t.Fatal(err)
 	}
-	taking = false
-	if len(images) < 12 {
-		t.Fatalf("places looked at: got %d, want at least 12", len(images))
+	im.taking = false
+	if len(im.paths) < 12 {
+		t.Fatalf("places looked at: got %d, want at least 12", len(im.paths))
 	}
-	for i, image := range images {
+	for i, image := range im.paths {
 		e := enginetest.Open(t, image, engine.Verbatim, small)
 		before := e.SyncState()
 		if err := p.rewind(e); err != nil {
-			t.Errorf("killed at place %d of %d, going on from %+v: %v", i, len(images), before, err)
+			t.Errorf("killed at place %d of %d, going on from %+v: %v", i, len(im.paths), before, err)
 		}
 		enginetest.Stop(t, e)
 	}
