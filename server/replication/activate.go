@@ -29,7 +29,7 @@ func (n *Node) EnableSecondary(ctx context.Context, k Kind, p SecondaryEnable) (
 	n.admin.Lock()
 	defer n.admin.Unlock()
 	if in := n.underWay(); in != nil {
-		return "", refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
+		return "", in.inTheWay()
 	}
 	if isKeyToken(p.Token) {
 		return n.enableByKey(k, p.Token)

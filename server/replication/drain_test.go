@@ -156,7 +156,8 @@ func TestADemotionThatIsRepeatedSaysWhatItSaid(t *testing.T) {
 	}
 }
 
-// TestADemotionThatWasKilledSaysItsFarewellAtTheNextStart kills the primary once the demotion is written down. Its secondary is promoted without force.
+// TestADemotionThatWasKilledSaysItsFarewellAtTheNextStart kills the primary once the demotion is written down. Its secondary is promoted without force. One
+// that was away when the demotion began is not waited for.
 func TestADemotionThatWasKilledSaysItsFarewellAtTheNextStart(t *testing.T) {
 	t.Parallel()
 	for _, k := range kinds {
@@ -171,19 +172,26 @@ func TestADemotionThatWasKilledSaysItsFarewellAtTheNextStart(t *testing.T) {
 			b := a.successor(k, "b")
 			a.write(shared, storage.Replicated, "k", 10)
 			a.caughtUp(k, b)
+			away := a.successor(k, "away")
+			away.stop()
+			a.until("it sees that one is away", func() bool { return slices.Equal(a.n.peers.connected(k), []string{"b"}) })
 			f.left.Store(1)
 			if _, err := a.n.DemotePrimary(enginetest.Context(t), k, Demote{}); err == nil {
 				t.Fatal("the demotion was not killed")
 			}
 			a.killed(false, &fuse{}, 0)
-			if a.n.underWay() == nil || a.n.Mode(k) != Secondary {
+			in := a.n.underWay()
+			if in == nil || a.n.Mode(k) != Secondary {
 				t.Fatalf("started again it is a %s, and the demotion is not under way", a.n.Mode(k))
+			}
+			if got := in.Connected[k]; !slices.Equal(got, []string{"b"}) {
+				t.Errorf("it waits for %v, want b alone", got)
 			}
 			if err := a.try(shared, storage.Replicated, "after the demotion began"); err == nil {
 				t.Error("it took a write")
 			}
 			a.settle()
-			if d, err := a.n.Demoted(k); err != nil || len(d.Secondaries) != 1 || !d.Secondaries[0].Drained {
+			if d, err := a.n.Demoted(k); err != nil || len(d.Secondaries) != 2 || d.Secondaries[0].Drained || !d.Secondaries[1].Drained {
 				t.Errorf("what it says of its demotion: %+v, %v", d, err)
 			}
 			if p, err := b.n.PromotePreflight(k); err != nil || !p.Ready || !p.HandedOver {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/lockstepdb/lockstep/server/engine"
@@ -49,8 +50,9 @@ type intent struct {
 	Kinds     []Kind     `json:"kinds,omitempty"`     // recover: the sets whose fences end
 	Overrides []wal.Fork `json:"overrides,omitempty"` // recover: forks of others that the epoch wins against
 
-	Drain   time.Duration `json:"drain,omitempty"`   // a demotion: how long it waits for secondaries
-	Outcome *Demotion     `json:"outcome,omitempty"` // and how they stood then; nil: that has not been done
+	Drain     time.Duration     `json:"drain,omitempty"`     // a demotion: how long it waits for secondaries
+	Connected map[Kind][]string `json:"connected,omitempty"` // ids of those that were connected when it began
+	Outcome   *Demotion         `json:"outcome,omitempty"`   // and how they stood then; nil: that has not been done
 
 	Abandon bool `json:"abandon,omitempty"` // a sync under way ends where it is: somebody said force, or the cluster is to stand alone
 
@@ -64,6 +66,11 @@ func (in *intent) demotes(k Kind) bool {
 
 func (in *intent) promotes(k Kind) bool {
 	return in.Call == callPromoteDR && k == DR || in.Call == callPromotePerf && k == Performance
+}
+
+// inTheWay refuses a call that has to wait for the end of the change.
+func (in *intent) inTheWay() error {
+	return &NotReady{fmt.Sprintf("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)}
 }
 
 // Promoting tells whether this cluster is on its way to be a set's primary, and no call can change that.
@@ -277,7 +284,7 @@ func (n *Node) complete(ctx context.Context, in *intent) (reopened bool, err err
 const reconnectTime = 15 * time.Second
 
 // handOverOnce hands over what a demotion gives up, unless that has been done, and makes durable how it went. A demotion that was killed does it at the next
-// start, for all secondaries that are known: nobody remembers which of them were connected. The caller holds admin.
+// start, for those who were connected when it began. The caller holds admin.
 func (n *Node) handOverOnce(ctx context.Context, in *intent) (*Demotion, error) {
 	n.mu.Lock()
 	hands, began := n.handsOver(in), n.lives.ends[in.kind()] != nil
@@ -285,12 +292,8 @@ func (n *Node) handOverOnce(ctx context.Context, in *intent) (*Demotion, error) 
 	if !hands {
 		return in.Outcome, nil
 	}
-	k := in.Set.Kind
-	p := Demote{DrainTimeout: in.Drain}
-	sets := []Kind{k}
-	if perf := n.set(Performance); k == DR && perf != nil && perf.Mode == Primary {
-		sets = kinds
-	}
+	k, p := in.Set.Kind, Demote{DrainTimeout: in.Drain}
+	sets := n.setsLost(k)
 	if in.resumed && !began {
 		p.DrainTimeout, p.absent = max(p.DrainTimeout, reconnectTime), map[Kind][]string{}
 		for _, of := range sets {
@@ -299,7 +302,9 @@ func (n *Node) handOverOnce(ctx context.Context, in *intent) (*Demotion, error) 
 				return nil, fmt.Errorf("listing who is to be told of the demotion: %w", err)
 			}
 			for _, rec := range known {
-				p.absent[of] = append(p.absent[of], rec.ID)
+				if slices.Contains(in.Connected[of], rec.ID) {
+					p.absent[of] = append(p.absent[of], rec.ID)
+				}
 			}
 		}
 	}
@@ -314,6 +319,23 @@ func (n *Node) handOverOnce(ctx context.Context, in *intent) (*Demotion, error) 
 	}
 	in.Outcome = d
 	return d, nil
+}
+
+// setsLost are those in which a primary's demotion ends its part: the performance set ends with DR.
+func (n *Node) setsLost(k Kind) []Kind {
+	if perf := n.set(Performance); k == DR && perf != nil && perf.Mode == Primary {
+		return kinds
+	}
+	return []Kind{k}
+}
+
+// demotion is the intent of one.
+func (n *Node) demotion(call string, set *setConfig, p Demote) *intent {
+	in := &intent{Call: call, Set: n.demoted(set), Drain: p.DrainTimeout, Connected: map[Kind][]string{}}
+	for _, k := range n.setsLost(set.Kind) {
+		in.Connected[k] = n.peers.connected(k)
+	}
+	return in
 }
 
 // noteDemotion keeps, on a cluster that was demoted, how that went: for a call that is repeated because its answer was lost.

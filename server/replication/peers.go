@@ -106,6 +106,17 @@ func (t *peerTable) all(k Kind) ([]peerState, <-chan struct{}) {
 	return out, t.moved
 }
 
+// connected lists the secondaries of a kind that have a stream now.
+func (t *peerTable) connected(k Kind) (ids []string) {
+	peers, _ := t.all(k)
+	for _, p := range peers {
+		if p.Streams > 0 {
+			ids = append(ids, p.ID)
+		}
+	}
+	return ids
+}
+
 // behind names a connected secondary that has not acknowledged an index, or, when it is the last of this primary's part, that it is; "" when there is
 // none, and the channel that all returns. Those of absent count as connected.
 func (t *peerTable) behind(k Kind, index uint64, last bool, absent ...string) (id string, moved <-chan struct{}) {

@@ -30,7 +30,7 @@ func (n *Node) EnablePrimary(ctx context.Context, k Kind, primaryClusterAddr str
 		}
 	}
 	if in := n.underWay(); in != nil {
-		return "", refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
+		return "", in.inTheWay()
 	}
 	if set := n.set(k); set != nil {
 		return alreadyPrimary(set, primaryClusterAddr)

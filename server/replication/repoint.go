@@ -26,7 +26,7 @@ func (n *Node) UpdatePrimary(ctx context.Context, k Kind, p UpdatePrimary) (warn
 	n.admin.Lock()
 	defer n.admin.Unlock()
 	if in := n.underWay(); in != nil {
-		return "", refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
+		return "", in.inTheWay()
 	}
 	set := n.set(k)
 	switch {

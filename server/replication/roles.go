@@ -15,7 +15,8 @@ import (
 	"github.com/lockstepdb/lockstep/wal"
 )
 
-// NotReady is a promotion that would lose data now and may not later; the API answers 503, and clients try again.
+// NotReady is a change of role that cannot be made now and may be later: a promotion that would lose data, a call while another change is under way. The API
+// answers 503, and clients try again.
 type NotReady struct{ Reason string }
 
 func (e *NotReady) Error() string { return e.Reason }

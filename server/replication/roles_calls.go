@@ -30,7 +30,7 @@ func (n *Node) PromoteSecondary(ctx context.Context, k Kind, p Promote) (warning
 		if in.promotes(k) {
 			return "This cluster is being promoted already.", n.goOn(ctx, k, in)
 		}
-		return "", refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
+		return "", in.inTheWay()
 	}
 	set := n.set(k)
 	switch {
@@ -65,7 +65,7 @@ func (n *Node) DemotePrimary(ctx context.Context, k Kind, p Demote) (*Demotion, 
 		if in.demotes(k) {
 			return n.demoteOn(ctx, k, in)
 		}
-		return nil, refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
+		return nil, in.inTheWay()
 	}
 	set := n.set(k)
 	switch {
@@ -105,7 +105,7 @@ func (n *Node) DisablePrimary(ctx context.Context, k Kind) (warning string, err 
 	set := n.set(k)
 	switch in := n.underWay(); {
 	case in != nil:
-		return "", refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
+		return "", in.inTheWay()
 	case set == nil:
 		return fmt.Sprintf("%s replication is disabled already; nothing was changed.", k), nil
 	case set.Mode != Primary:
@@ -151,7 +151,7 @@ func (n *Node) DisableSecondary(ctx context.Context, k Kind) (warning string, er
 	case in != nil && in.Call == callDisableDR && k == DR:
 		return "Replication is being disabled already.", n.goOn(ctx, k, in)
 	case in != nil:
-		return "", refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
+		return "", in.inTheWay()
 	case set == nil:
 		return fmt.Sprintf("%s replication is disabled already; nothing was changed.", k), nil
 	case set.Mode != Secondary:

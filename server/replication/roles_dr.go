@@ -183,7 +183,7 @@ func addCA(bundle, ca string) string {
 }
 
 func (n *Node) demoteDR(ctx context.Context, set *setConfig, p Demote) (*Demotion, error) {
-	in := &intent{Call: callDemoteDR, Set: n.demoted(set), Drain: p.DrainTimeout}
+	in := n.demotion(callDemoteDR, set, p)
 	warning := "This cluster is being demoted to a DR secondary without a primary: it serves no clients, and needs dr/secondary/update-primary or promote."
 	if perf := n.set(Performance); perf != nil {
 		warning += fmt.Sprintf(" It is no performance %s any more.", perf.Mode)

@@ -83,7 +83,7 @@ func (n *Node) completePromotePerf(ctx context.Context, in *intent) error {
 }
 
 func (n *Node) demotePerf(ctx context.Context, set *setConfig, p Demote) (*Demotion, error) {
-	in := &intent{Call: callDemotePerf, Set: n.demoted(set), Drain: p.DrainTimeout}
+	in := n.demotion(callDemotePerf, set, p)
 	history, _ := n.setHistory(Performance, set, n.engine.Position().Index)
 	in.Set.Before = history
 	if err := n.begin(in); err != nil {

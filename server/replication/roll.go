@@ -112,7 +112,7 @@ func (n *Node) RollAuthority(ctx context.Context, k Kind) (warning string, err e
 	n.admin.Lock()
 	defer n.admin.Unlock()
 	if in := n.underWay(); in != nil {
-		return "", refuse("another change of role is under way (%s): repeat the call when sys/replication/status shows its end", in.Call)
+		return "", in.inTheWay()
 	}
 	set, err := n.primarySet(k)
 	if err != nil {

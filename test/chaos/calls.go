@@ -19,7 +19,8 @@ func encode(v any) string {
 func (w *world) demand(err error) {
 	w.t.Helper()
 	if err != nil {
-		w.t.Fatal(err)
+		w.fail("%v", err)
+		w.t.FailNow()
 	}
 }
 

@@ -32,16 +32,22 @@ func TestChaos(t *testing.T) {
 			}
 			t.Cleanup(func() { tidy(t, dir, *keep) })
 			started := time.Now()
-			sum := round(t, p, dir)
-			t.Logf("round of seed %d, %s, %d steps, %s: %s", p.seed, p.topology, len(p.steps), time.Since(started).Round(100*time.Millisecond), sum)
-			total.add(sum)
+			sum := newTally()
+			defer func() {
+				t.Logf("round of seed %d, %s, %d steps, %s: %s", p.seed, p.topology, len(p.steps), time.Since(started).Round(100*time.Millisecond), sum)
+				total.add(sum)
+			}()
+			round(t, p, dir, sum)
 		})
 		if ok {
 			passed++
 		}
 	}
-	t.Logf("%d of %d rounds passed in %s: %s", passed, *rounds, time.Since(began).Round(time.Second), &total)
+	t.Logf("%d of %d rounds passed in %s: %s", passed, *rounds, time.Since(began).Round(time.Second), total)
 	for _, what := range sorted(total.notes) {
 		t.Logf("  %d times: %s", total.notes[what], what)
+	}
+	for _, why := range total.failures {
+		t.Logf("%.1000s", why)
 	}
 }

@@ -44,16 +44,16 @@ type verdict struct {
 
 // judge fails the round for everything that the model does not allow.
 func (w *world) judge() {
-	v := &verdict{ops: w.history.all(), reigns: w.reigns, calm: w.wasCalm, tally: &w.tally, archived: w.archived, crashes: w.tally.crashed > 0}
+	v := &verdict{ops: w.history.all(), reigns: w.reigns, calm: w.wasCalm, tally: w.tally, archived: w.archived, crashes: w.tally.crashed > 0}
 	v.attribute(w.reignOf)
 	v.count()
 	v.judge()
 	for i, f := range v.faults {
 		if i == maxFaults {
-			w.t.Errorf("and %d more", len(v.faults)-i)
+			w.fail("and %d more", len(v.faults)-i)
 			break
 		}
-		w.t.Errorf("seed %d: %s", w.plan.seed, f)
+		w.fail("%s", f)
 	}
 	if len(v.faults) > 0 {
 		w.t.Logf("all operations: %s", w.keepHistory(v.ops))
@@ -66,7 +66,7 @@ func (w *world) judge() {
 		// "tls: internal error" is how TLS tells that the peer serves no set there at present.
 		said := strings.ReplaceAll(m.node.Log(), "tls: internal error", "")
 		if at := strings.Index(said, "internal error"); at >= 0 {
-			w.t.Errorf("seed %d: the log of %s says: %.300s", w.plan.seed, m.name, said[at:])
+			w.fail("the log of %s says: %.300s", m.name, said[at:])
 		}
 	}
 }

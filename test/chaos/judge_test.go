@@ -68,7 +68,7 @@ func (s *story) promote(kept, lost *op, planned bool) {
 
 func (s *story) judge() []string {
 	t := newTally()
-	v := &verdict{ops: s.ops, reigns: s.reigns, calm: func(*op) bool { return true }, tally: &t, archived: s.archived}
+	v := &verdict{ops: s.ops, reigns: s.reigns, calm: func(*op) bool { return true }, tally: t, archived: s.archived}
 	v.attribute(func(fork string) (n int, ok bool) {
 		_, err := fmt.Sscan(fork, &n)
 		return n, err == nil && n > 0 && n <= len(s.reigns)

@@ -25,11 +25,12 @@ type tally struct {
 	reads    int // of secondaries that were held against the order of writes
 	skipped  int // of those, reads while the secondary was being synced or moved
 	lostTold int // index tokens answered 409
+	failures []string
 }
 
 func (t *tally) note(what string) { t.notes[what]++ }
 
-func newTally() tally { return tally{steps: map[string]int{}, notes: map[string]int{}} }
+func newTally() *tally { return &tally{steps: map[string]int{}, notes: map[string]int{}} }
 
 // add sums two.
 func (t *tally) add(o *tally) {
@@ -46,6 +47,7 @@ func (t *tally) add(o *tally) {
 	}
 	t.crashed, t.wrong, t.lost, t.archived = t.crashed+o.crashed, t.wrong+o.wrong, t.lost+o.lost, t.archived+o.archived
 	t.reads, t.skipped, t.lostTold = t.reads+o.reads, t.skipped+o.skipped, t.lostTold+o.lostTold
+	t.failures = append(t.failures, o.failures...)
 }
 
 func (t *tally) count(x outcome) (n int) {
@@ -81,10 +83,17 @@ func (w *world) note(format string, args ...any) {
 	w.t.Logf("%6d ms  %s", w.history.now().Milliseconds(), fmt.Sprintf(format, args...))
 }
 
-// round runs one plan and judges it.
-func round(t *testing.T, p *plan, dir string) *tally {
-	w := build(t, p, dir)
-	w.tally = newTally()
+// fail marks the round as failed, and keeps why for the end of the run, where it is read first.
+func (w *world) fail(format string, args ...any) {
+	w.t.Helper()
+	why := fmt.Sprintf("seed %d: %s", w.plan.seed, fmt.Sprintf(format, args...))
+	w.t.Error(why)
+	w.tally.failures = append(w.tally.failures, why)
+}
+
+// round runs one plan and judges it, and counts into sum what happened.
+func round(t *testing.T, p *plan, dir string, sum *tally) {
+	w := build(t, p, dir, sum)
 	w.history.began = time.Now()
 	w.demand(w.beginReign(w.primary.active, true))
 	ctx, cancel := context.WithCancel(context.Background())
@@ -106,10 +115,10 @@ func round(t *testing.T, p *plan, dir string) *tally {
 		err = w.converge()
 	}
 	if err != nil {
-		t.Errorf("seed %d: %v\n%s", p.seed, err, p)
+		w.fail("%v", err)
+		t.Log(p)
 	}
 	w.judge()
-	return &w.tally
 }
 
 // carryOut does the plan's steps, one after the other.

@@ -78,7 +78,7 @@ type world struct {
 	view    atomic.Pointer[view]
 	reigns  []*reign
 	healing []heal
-	tally   tally
+	tally   *tally
 
 	out map[*member]bool // clients are sent elsewhere
 
@@ -108,10 +108,10 @@ func sizes(behind bool) []string {
 }
 
 // build starts the servers of a topology and enrols them.
-func build(t *testing.T, p *plan, dir string) *world {
+func build(t *testing.T, p *plan, dir string, sum *tally) *world {
 	t.Helper()
 	w := &world{
-		t: t, plan: p, history: &history{began: time.Now()}, forks: map[string]int{}, out: map[*member]bool{}, calm: map[*member][]interval{},
+		t: t, plan: p, tally: sum, history: &history{began: time.Now()}, forks: map[string]int{}, out: map[*member]bool{}, calm: map[*member][]interval{},
 	}
 	for _, s := range p.topology.sites {
 		in := &site{name: s[0]}
