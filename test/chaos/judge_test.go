@@ -77,6 +77,26 @@ func (s *story) judge() []string {
 	return v.faults
 }
 
+// TestAWriteOfAReplacedPrimaryIsNotAskedFor: a paused primary acknowledges a write when its successor reigns. The reign after that is not asked for it: what it
+// lacks would seem to begin there, and with it everything that its predecessor wrote.
+func TestAWriteOfAReplacedPrimaryIsNotAskedFor(t *testing.T) {
+	s := newStory()
+	first, last := s.write("kv/k0", 0), s.write("kv/k0", 0)
+	s.promote(last, nil, false)
+	stray := s.add(&op{kind: put, key: "kv/k1", reign: 1, on: s.primary})
+	next := s.write("kv/k2", 0)
+	w := &world{reigns: s.reigns}
+	for _, tc := range []struct {
+		name string
+		o    *op
+		gone bool
+	}{{"kept", first, false}, {"the last that was kept", last, false}, {"acknowledged since", stray, true}, {"the successor's own", next, false}} {
+		if got := w.gone(tc.o); got != tc.gone {
+			t.Errorf("%s: gone %t, want %t", tc.name, got, tc.gone)
+		}
+	}
+}
+
 // TestTheJudgeFindsWhatTheModelDoesNotAllow tells histories, good ones and bad ones.
 func TestTheJudgeFindsWhatTheModelDoesNotAllow(t *testing.T) {
 	const v1, v2 = "kv/k0", "secret/s0"

@@ -95,10 +95,10 @@ func before(a, b *op) int {
 	return 0
 }
 
-// gone tells whether a reign before has begun without a write, or could not tell.
+// gone tells whether a later reign has begun without a write, or could not tell: a primary that was paused may acknowledge one when another reigns already.
 func (w *world) gone(o *op) bool {
 	return slices.ContainsFunc(w.reigns, func(r *reign) bool {
-		return r.number > o.reign && (r.blind || r.lost != nil && before(o, r.lost) >= 0)
+		return r.number > o.reign && (r.blind || r.kept == nil || before(o, r.kept) > 0)
 	})
 }
 
