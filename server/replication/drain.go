@@ -95,7 +95,8 @@ func demotionFence(k Kind) *engine.Fence {
 }
 
 // drain waits until the connected secondaries have what this primary wrote, and know that it was all. Those of absent are waited for, too: they may connect.
-func (n *Node) drain(ctx context.Context, k Kind, limit time.Duration, absent []string) {
+// enough ends the waiting.
+func (n *Node) drain(ctx context.Context, k Kind, limit time.Duration, absent []string, enough <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	end, _ := n.ending(k)
@@ -109,6 +110,9 @@ func (n *Node) drain(ctx context.Context, k Kind, limit time.Duration, absent []
 		}
 		select {
 		case <-moved:
+		case <-enough:
+			n.log.Info("the demotion waits for nobody any more: its cluster is given another part", "set", string(k), "secondary", behind, "index", end.Index)
+			return
 		case <-ctx.Done():
 			n.log.Warn("demoted before every connected secondary has the last entries", "set", string(k), "secondary", behind, "index", end.Index)
 			return
@@ -137,14 +141,29 @@ func (n *Node) drained(k Kind) []Drained {
 // handOver ends the writes of a set and drains its secondaries, and says how that went.
 func (n *Node) handOver(ctx context.Context, k Kind, p Demote, sets ...Kind) *Demotion {
 	n.endWrites(k)
+	enough := make(chan struct{})
+	n.mu.Lock()
+	n.lives.drained = enough
+	n.mu.Unlock()
+	defer n.endDrain()
 	d := &Demotion{Index: n.engine.Position().Index}
 	until := n.now().Add(p.DrainTimeout)
 	for _, of := range sets {
-		n.drain(ctx, of, max(0, until.Sub(n.now())), p.absent[of])
+		n.drain(ctx, of, max(0, until.Sub(n.now())), p.absent[of], enough)
 		d.Secondaries = append(d.Secondaries, n.drained(of)...)
 	}
 	d.explain()
 	return d
+}
+
+// endDrain ends the waiting of a demotion: who says what this cluster is to be next has looked at the others, or waits for none.
+func (n *Node) endDrain() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.lives.drained != nil {
+		close(n.lives.drained)
+		n.lives.drained = nil
+	}
 }
 
 // explain warns of what a promotion now would lose.

@@ -202,3 +202,44 @@ func TestADemotionThatWasKilledSaysItsFarewellAtTheNextStart(t *testing.T) {
 		})
 	}
 }
+
+// TestADemotionThatWaitsMakesWayForTheNextCall demotes a primary whose secondary hangs, with a long drain: the operator gives up on that secondary and says what
+// the demoted cluster is to be. The demotion waits no longer.
+func TestADemotionThatWaitsMakesWayForTheNextCall(t *testing.T) {
+	t.Parallel()
+	a := newCapablePrimary(t, Performance)
+	b := a.successor(Performance, "b")
+	a.caughtUp(Performance, b)
+	a.n.peers.update(Performance, "hangs", func(p *peerState) { p.Streams = 1 })
+	demoted := make(chan error, 1)
+	go func() {
+		_, err := a.n.DemotePrimary(enginetest.Context(t), Performance, Demote{DrainTimeout: maxDrain})
+		demoted <- err
+	}()
+	a.until("the demotion waits", func() bool {
+		a.n.mu.Lock()
+		defer a.n.mu.Unlock()
+		return a.n.lives.drained != nil
+	})
+	b.promote(Performance, false)
+	act, err := b.n.SecondaryToken(enginetest.Context(t), Performance, "a", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := make(chan error, 1)
+	go func() {
+		_, err := a.n.UpdatePrimary(enginetest.Context(t), Performance, UpdatePrimary{Token: &act.Token})
+		named <- err
+	}()
+	for what, done := range map[string]chan error{"demoting": demoted, "naming its primary": named} {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		case <-time.After(maxDrain / 2):
+			t.Fatalf("%s goes on waiting", what)
+		}
+	}
+	b.caughtUp(Performance, a)
+}

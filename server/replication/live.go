@@ -15,6 +15,7 @@ type lives struct {
 	demoting map[Kind]bool          // a primary that takes no more writes
 	ends     map[Kind]*wal.Position // and where its part ends, once that is known
 	ending   map[Kind]chan struct{} // closed and replaced when that is known
+	drained  chan struct{}          // closed when a demotion is to wait for nobody any more; nil: none waits
 }
 
 type oneLife struct {

@@ -23,6 +23,7 @@ const maxUpdateAddrs = 8
 // UpdatePrimary gives a secondary another primary of its set, or new addresses of the one it has. Data are kept: what differs is found by place, or by
 // comparing. A repeated call answers with a warning.
 func (n *Node) UpdatePrimary(ctx context.Context, k Kind, p UpdatePrimary) (warning string, err error) {
+	n.endDrain()
 	n.admin.Lock()
 	defer n.admin.Unlock()
 	if in := n.underWay(); in != nil {

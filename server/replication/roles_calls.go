@@ -19,6 +19,7 @@ const promoteWarning = "This cluster is being promoted to the %s primary: other 
 
 // PromoteSecondary makes the secondary of a set its primary, with an epoch of its own. All data and the set's id are kept. A repeated call answers with a warning.
 func (n *Node) PromoteSecondary(ctx context.Context, k Kind, p Promote) (warning string, err error) {
+	n.endDrain()
 	n.admin.Lock()
 	defer n.admin.Unlock()
 	if p.PrimaryClusterAddr != "" {
@@ -144,6 +145,7 @@ func (n *Node) DisablePrimary(ctx context.Context, k Kind) (warning string, err 
 
 // DisableSecondary ends a secondary's part in a set. Its data stay; enabled again it begins empty. A repeated call answers with a warning.
 func (n *Node) DisableSecondary(ctx context.Context, k Kind) (warning string, err error) {
+	n.endDrain()
 	n.admin.Lock()
 	defer n.admin.Unlock()
 	set := n.set(k)

@@ -138,20 +138,22 @@ func (w *world) boundary(r *reign) {
 	if len(all) == 0 {
 		return
 	}
-	low, high := 0, len(all)
-	for low < high && !r.blind {
+	low, high, sure := 0, len(all), -1
+	for low < high {
 		mid := (low + high) / 2
 		switch status, text := w.holds(r.on, all[mid]); {
-		case strings.Contains(text, "cannot be placed"):
-			r.blind = true
-			w.tally.note("promotion whose place in its predecessor's log nobody can tell")
-		case status == http.StatusOK:
+		case strings.Contains(text, "cannot be placed"): // too old for the logs: then it is among what is kept, or nobody can tell
 			low = mid + 1
+		case status == http.StatusOK:
+			low, sure = mid+1, mid
 		default:
 			high = mid
 		}
 	}
-	if r.blind = r.blind || low == 0 && r.perf; r.blind {
+	if low > 0 && sure != low-1 {
+		w.tally.note("promotion whose place in its predecessor's log nobody can tell")
+	}
+	if r.blind = sure != low-1 || low == 0 && r.perf; r.blind {
 		return
 	}
 	if low > 0 {
