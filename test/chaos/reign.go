@@ -37,10 +37,8 @@ func (w *world) beginReign(m *member, planned bool) error {
 	if !w.learnFork(r, stepTime) {
 		return &stuck{fmt.Errorf("%s takes no write after its promotion", m.name)}
 	}
+	w.boundary(r)
 	w.reigns = append(w.reigns, r)
-	if r.number > 1 {
-		w.boundary(r)
-	}
 	w.publish(func(v *view) { v.reign, v.primary = r.number, m })
 	w.note("reign %d: %s", r.number, m.name)
 	return nil
@@ -134,7 +132,7 @@ func (w *world) lastAcknowledged() uint64 {
 
 // boundary finds where the new primary's history leaves those before: the index tokens of acknowledged writes tell.
 func (w *world) boundary(r *reign) {
-	all := w.written()
+	all := slices.DeleteFunc(w.written(), func(o *op) bool { return o.reign >= r.number }) // by way of a secondary it may have taken some itself already
 	if len(all) == 0 {
 		return
 	}
