@@ -112,6 +112,7 @@ func TestAnErrorOfThePrimaryIsToldAsVaultTellsIt(t *testing.T) {
 }
 
 func TestALostReplyIsAskedForAgain(t *testing.T) {
+	t.Parallel()
 	p, s := newStation(t), newStation(t)
 	p.run()
 	p.mustEnable(Performance)
@@ -130,6 +131,7 @@ func TestALostReplyIsAskedForAgain(t *testing.T) {
 }
 
 func TestAnActivationGoesOnAfterItWasInterrupted(t *testing.T) {
+	t.Parallel()
 	p, s := newStation(t), newStation(t)
 	p.run()
 	p.mustEnable(DR)
@@ -154,6 +156,7 @@ func TestAnActivationGoesOnAfterItWasInterrupted(t *testing.T) {
 }
 
 func TestNothingIsKeptOfAnActivationThatWasRefused(t *testing.T) {
+	t.Parallel()
 	p, s := newStation(t), newStation(t)
 	p.run()
 	p.mustEnable(DR)

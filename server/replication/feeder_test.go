@@ -16,6 +16,7 @@ import (
 )
 
 func TestLocalScopeIsNeverOnTheWireToAPerformanceSecondary(t *testing.T) { // internals 5j.38
+	t.Parallel()
 	p, px := newPrimary(t)
 	m := p.meddle(px)
 	var mu sync.Mutex

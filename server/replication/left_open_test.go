@@ -40,6 +40,7 @@ func TestReasonsDoNotQuoteGRPC(t *testing.T) {
 }
 
 func TestALostLinkShowsTransientFailure(t *testing.T) {
+	t.Parallel()
 	p, px := newPrimary(t)
 	s := p.follow(Performance, "eu")
 	p.caughtUp(Performance, s)

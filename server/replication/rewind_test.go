@@ -158,7 +158,7 @@ func TestARewindSurvivesAKillAtEachCommit(t *testing.T) {
 	}
 	strands, step := 4, 4 // mostly they wait
 	if raceEnabled {
-		strands, step = 2, 6 // each third kill: one strand before, the other after the bytes are on disk
+		step = 12 // each third kill: of two strands before, of two after the bytes are on disk
 	}
 	for strand := range strands {
 		t.Run(fmt.Sprintf("from commit %d on", 1+strand*step/strands), func(t *testing.T) {

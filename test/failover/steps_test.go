@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"testing"
 
 	"github.com/lockstepdb/lockstep/test/cluster"
@@ -154,8 +155,10 @@ func (s *set) killedSwitchover(from, to *member, call int, k kill) (burnt bool) 
 // insist repeats a call until the member has the part that it asks for, and shows what behind has, starting it when it ended. It reports whether it did.
 func (s *set) insist(m *member, path, body, mode string, behind *member) (ended bool) {
 	s.t.Helper()
+	later := false // it is to be repeated: another change of role was under way
 	call := func() {
-		_, _ = m.Do(context.Background(), "POST", path, []byte(body)) // whether it did its work is asked below
+		a, _ := m.Do(context.Background(), "POST", path, []byte(body)) // whether it did its work is asked below
+		later = a != nil && a.Status == http.StatusServiceUnavailable
 	}
 	call()
 	cluster.Eventually(s.t, cluster.Deadline, fmt.Sprintf("%s is a %s", m.Name, mode), func() (bool, string) {
@@ -169,7 +172,7 @@ func (s *set) insist(m *member, path, body, mode string, behind *member) (ended 
 			return false, err.Error()
 		}
 		yes, detail := st.Mode == mode && (mode != "primary" || st.State == "running"), fmt.Sprintf("mode %s, state %s, reason %v", st.Mode, st.State, st.Raw["reason"])
-		if ended && (!yes || st.State == "idle") {
+		if later || ended && (!yes || st.State == "idle") {
 			call()
 		}
 		if yes && behind != nil {
