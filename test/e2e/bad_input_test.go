@@ -42,6 +42,7 @@ func placeOf(n *cluster.Node) place {
 // leaves the store where it was; the harness sees to it that no log holds a
 // stack trace.
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	primary := cluster.New(t, "primary", cluster.Options{})
 	primary.Start()
 	primary.Init()

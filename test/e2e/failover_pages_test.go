@@ -9,6 +9,7 @@ import (
 
 // TestTheRunbooksOfFailover does what the pages say, in an order in which one situation leads to the next.
 func TestTheRunbooksOfFailover(t *testing.T) {
+	t.Parallel()
 	s := newTrioOfDR(t)
 	p := newRunbookPage(t, s.env)
 	abc := map[string]*cluster.Node{"A": s.a, "B": s.b, "C": s.c}

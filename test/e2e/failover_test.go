@@ -67,6 +67,7 @@ func newTrioOfDR(t *testing.T) *trioOfDR {
 
 // TestFailoverCommandOfDR moves the part of a DR primary away and back under load, loses the primary, and takes it in again.
 func TestFailoverCommandOfDR(t *testing.T) {
+	t.Parallel()
 	d := newTrioOfDR(t)
 	a, b, c, o, env := d.a, d.b, d.c, d.oracle, d.env
 	_, words, err := failover(t, env, "b, no\n", "-from="+a.API, "-to="+b.API)
@@ -157,6 +158,7 @@ func TestFailoverCommandOfDR(t *testing.T) {
 // TestFailoverCommandOfPerformance moves a performance set's primary under load, and undoes the first half of a move whose second half fails. A sibling's paths
 // filter stays what it is through all of it.
 func TestFailoverCommandOfPerformance(t *testing.T) {
+	t.Parallel()
 	a, b, c, o := newThree(t)
 	a.MustDo("POST", "sys/mounts/hidden", `{"type":"kv","options":{"version":"1"}}`, 200, 204)
 	a.MustDo("PUT", "hidden/x", `{"value":"not for c"}`, 204)

@@ -15,6 +15,7 @@ import (
 // TestReadYourWritesAndFilters drives a primary and a performance secondary with the stock client: what it wrote through the one it reads on the other, by the
 // state that the client carries; and a paths filter is widened and narrowed under it.
 func TestReadYourWritesAndFilters(t *testing.T) {
+	t.Parallel()
 	p, s := cluster.New(t, "primary", cluster.Options{}), cluster.New(t, "performance", cluster.Options{})
 	for _, n := range []*cluster.Node{p, s} {
 		n.Start()

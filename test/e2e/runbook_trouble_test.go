@@ -12,6 +12,7 @@ import (
 
 // TestTheRunbooksOfTrouble does what the pages say about a secondary that is lost, does not come in line, or was away for too long, and about lost tokens.
 func TestTheRunbooksOfTrouble(t *testing.T) {
+	t.Parallel()
 	clock := filepath.Join(t.TempDir(), "clock")
 	o := cluster.Options{Clock: clock, Replication: []string{`checkpoint_interval = "500ms"`}}
 	a, c := cluster.New(t, "a", o), cluster.New(t, "c", o)

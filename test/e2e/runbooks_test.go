@@ -14,6 +14,7 @@ import (
 // TestRunbooks are the runbooks of docs/operations.md, step by step, on real servers, by the stock client. Each leaves the clusters as the next one finds
 // them. An oracle outside the servers keeps every acknowledged write.
 func TestRunbooks(t *testing.T) {
+	t.Parallel()
 	page := failoverPage(t)
 	b := &runbook{t: t, outer: t, ran: map[string]bool{}, policy: page.policy}
 	step := func(name string, run func()) bool {

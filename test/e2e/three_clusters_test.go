@@ -18,6 +18,7 @@ import (
 // secondaries enrolled, data written on both sides by the stock client, a
 // secondary revoked. The servers run under the race detector.
 func TestThreeClusters(t *testing.T) {
+	t.Parallel()
 	tr := cluster.NewTrio(t, cluster.Options{Race: true})
 	primary, perf := tr.Primary.Client(), tr.Performance.Client()
 
