@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sort"
+	"sync"
 	"testing"
 
 	"github.com/lockstepdb/lockstep/merkle"
@@ -22,7 +23,8 @@ type table struct {
 	levels  []int
 	at      wal.Position
 
-	calls, bytes int // asked over the wire, and what the answers weigh
+	mu           sync.Mutex // guards what follows
+	calls, bytes int        // asked over the wire, and what the answers weigh
 }
 
 func newTable(secret *merkle.Key, records map[string]string) *table {
@@ -109,13 +111,18 @@ func (tb *table) split(_ context.Context, spans []span) ([][]storage.Child, wal.
 		}
 		reply.Parts = append(reply.Parts, parts)
 	}
-	tb.calls++
-	tb.bytes += int(size(reply) + size(&pb.SplitRequest{Ranges: encodeSpans(spans)}))
+	tb.count(int(size(reply) + size(&pb.SplitRequest{Ranges: encodeSpans(spans)})))
 	return out, tb.at, nil
 }
 
-func (tb *table) items(_ context.Context, spans []span, fn func(i int, key []byte, d shortDigest) error) (wal.Position, error) {
+func (tb *table) count(bytes int) {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
 	tb.calls++
+	tb.bytes += bytes
+}
+
+func (tb *table) items(_ context.Context, spans []span, fn func(i int, key []byte, d shortDigest) error) (wal.Position, error) {
 	reply := &pb.ItemsReply{}
 	for i, s := range spans {
 		var failed error
@@ -128,7 +135,7 @@ func (tb *table) items(_ context.Context, spans []span, fn func(i int, key []byt
 			return tb.at, failed
 		}
 	}
-	tb.bytes += int(size(reply) + size(&pb.ItemsRequest{Ranges: encodeSpans(spans)}))
+	tb.count(int(size(reply) + size(&pb.ItemsRequest{Ranges: encodeSpans(spans)})))
 	return tb.at, nil
 }
 
@@ -256,6 +263,30 @@ func TestOneDifferenceAmongManyRecordsCostsFewBytes(t *testing.T) {
 		t.Errorf("bytes on the wire: got %d, want at most %d", feeder.bytes, limit)
 	}
 	t.Logf("%d records: %d bytes in %d calls", n, feeder.bytes, feeder.calls)
+}
+
+// TestManyDifferencesAreAskedForTogether: what waits for a far feeder is the number of requests that follow one on another, which grows by the level of the tree
+// and not by the difference.
+func TestManyDifferencesAreAskedForTogether(t *testing.T) {
+	t.Parallel()
+	const n, differ = 40_000, 1000
+	secret := &merkle.Key{9}
+	here, there := make(map[string]string, n), make(map[string]string, n)
+	for i := range n {
+		k := fmt.Sprintf("k%08d", i)
+		here[k], there[k] = "v", "v"
+		if i%(n/differ) == 0 {
+			there[k] = "changed"
+		}
+	}
+	fetched, feeder := mend(t, here, there, secret, nil)
+	if fetched != differ {
+		t.Errorf("records fetched: got %d, want %d", fetched, differ)
+	}
+	if limit := 45; feeder.calls > limit {
+		t.Errorf("requests: got %d, want at most %d", feeder.calls, limit)
+	}
+	t.Logf("%d of %d records differ: %d bytes in %d requests", differ, n, feeder.bytes, feeder.calls)
 }
 
 func TestComparisonRefusesPartsThatAreNotOfTheirRange(t *testing.T) {
