@@ -162,9 +162,6 @@ func (f *feeder) begin(h *hello, a *answer, d Answer, own []engine.Reign, end wa
 		v := e.Finished()
 		a.From, a.Chain = v.Position(), v.Chain()
 		v.Release()
-		if a.From.Index > 0 && !onHistory(own, end.Index, a.From) {
-			return status.Error(codes.Unavailable, "this cluster has just been promoted and makes its first checkpoint: ask again")
-		}
 		return f.coverNow(h, a) // as of an index that is not before S
 	}
 	return nil
@@ -224,17 +221,14 @@ func (f *feeder) meet(h *hello, d Answer) (Answer, error) {
 	return d, nil
 }
 
-// catchUp sees that a sync does not begin before the place of a performance secondary, which serves reads meanwhile: what was written since the newest
-// checkpoint would vanish there until its spool is applied, mounts too.
+// catchUp sees that a sync does not begin before this cluster's newest fork, and so not before it was promoted: a checkpoint from before may be of the sync that the
+// promotion ended. Nor does it begin before the place of a performance secondary, which serves reads meanwhile: what was written since the newest checkpoint would
+// vanish there until its spool is applied, mounts too.
 func (f *feeder) catchUp(place wal.Position, own []engine.Reign, last uint64) error {
 	e := f.n.engine
-	if f.peer.Kind != Performance || !onHistory(own, last, place) {
-		return nil
-	}
-	v := e.Finished()
-	at := v.Position().Index
-	v.Release()
-	if place.Index <= at {
+	at := e.FinishedAt().Index
+	old := len(own) > 0 && at < own[len(own)-1].Start
+	if !old && (f.peer.Kind != Performance || !onHistory(own, last, place) || place.Index <= at) {
 		return nil
 	}
 	if err := e.Checkpoint(f.stream.Context()); err != nil {

@@ -6,11 +6,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	pb "github.com/lockstepdb/lockstep/proto/replicationpb"
+	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/engine/enginetest"
 	"github.com/lockstepdb/lockstep/storage"
 )
@@ -281,4 +283,27 @@ func TestABacklogFromBeforeTheLastStartIsStreamedInMoreThanOneBatch(t *testing.T
 			t.Errorf("streams since it is back: %+v, want one that continues", got)
 		}
 	})
+}
+
+// TestASyncFromAPromotedClusterBeginsInItsReign: no checkpoint is made on the way of a promotion, and one from before may be of a sync that the promotion ended.
+func TestASyncFromAPromotedClusterBeginsInItsReign(t *testing.T) {
+	t.Parallel()
+	for _, k := range kinds {
+		a := newCapablePrimary(t, k)
+		b := a.enrol(k, "b", func(c *engine.Config) { c.CheckpointInterval = time.Hour }).capable()
+		b.run()
+		a.write(shared, storage.Replicated, "k", 20)
+		a.caughtUp(k, b)
+		b.promote(k, true)
+		history := b.e.History()
+		reign := history[len(history)-1].Start
+		if at := b.e.FinishedAt().Index; k == Performance && at >= reign {
+			t.Errorf("%s: the newest checkpoint is at %d, want one from before the reign, which begins at %d", k, at, reign)
+		}
+		c := b.follow(k, "c")
+		b.caughtUp(k, c)
+		if at := b.e.FinishedAt().Index; at < reign {
+			t.Errorf("%s: a sync was served from a checkpoint at %d; the reign begins at %d", k, at, reign)
+		}
+	}
 }

@@ -61,10 +61,6 @@ func (n *Node) completeRecover(ctx context.Context, in *intent) error {
 		}
 		n.log.Info("recovered: this cluster goes on as the primary", "ordinal", reign.Ordinal, "index", reign.Start, "overridden_forks", len(in.Overrides))
 	}
-	// A sync is served from the newest finished checkpoint: it must lie in this reign.
-	if err := n.engine.Checkpoint(ctx); err != nil {
-		return fmt.Errorf("making a checkpoint of the new epoch: %w", err)
-	}
 	notes := map[string][]byte{}
 	for _, k := range in.Kinds {
 		notes[noteFence(k)] = nil

@@ -136,9 +136,6 @@ func (n *Node) completePromoteDR(ctx context.Context, in *intent) error {
 		}
 		n.log.Info("promoted", "set", string(DR), "cluster_id", in.Set.Set, "ordinal", reign.Ordinal, "index", reign.Start)
 	}
-	if err := n.engine.Checkpoint(ctx); err != nil {
-		return fmt.Errorf("making a checkpoint of the new epoch: %w", err)
-	}
 	err = n.done(notes, func() {
 		n.use(DR, in.Set)
 		if member != nil {

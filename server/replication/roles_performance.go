@@ -63,10 +63,6 @@ func (n *Node) completePromotePerf(ctx context.Context, in *intent) error {
 			return err
 		}
 	}
-	// A sync is served from the newest finished checkpoint: it must lie in this reign.
-	if err := n.engine.Checkpoint(ctx); err != nil {
-		return fmt.Errorf("making a checkpoint of the new epoch: %w", err)
-	}
 	set, err := n.formerPerf() // as the entry has it
 	if err != nil {
 		return err
