@@ -7,11 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 func publicKey(k ed25519.PrivateKey) ed25519.PublicKey { return k.Public().(ed25519.PublicKey) }
 
 // renew certifies a fresh key of an enrolled secondary. Its errors are gRPC statuses or sentences for the caller.
+//
+// What is noted of it is an entry of the log, so a member has one for each tenth of a certificate's life at most: asked again sooner, since the answer was
+// lost or the CA is another now, it gets a certificate that ends when the newest one does, of which nothing is to be noted.
 func (n *Node) renew(ctx context.Context, p peer, requestPEM []byte) (certificatePEM []byte, err error) {
 	if err := n.enrolled(p); err != nil {
 		return nil, err
@@ -28,14 +34,66 @@ func (n *Node) renew(ctx context.Context, p peer, requestPEM []byte) (certificat
 	if err != nil {
 		return nil, err
 	}
-	now := n.now()
-	der, err := ca.signSecondary(request.PublicKey, p, now)
+	rec, err := n.readSecondary(p.Kind, p.ID)
 	if err != nil {
 		return nil, err
 	}
-	n.certified(ctx, p, now.Add(ca.secondaryLife()))
-	n.log.Info("certificate renewed", "set", string(p.Kind), "secondary", p.ID)
+	now := n.now()
+	if err := n.paced(p, now); err != nil {
+		return nil, err
+	}
+	end, noted := renewedUntil(rec, now, ca.secondaryLife())
+	der, err := ca.lasting(end.Sub(now)).signSecondary(request.PublicKey, p, now)
+	if err != nil {
+		return nil, err
+	}
+	if !noted {
+		n.certified(ctx, p, end)
+		n.log.Info("certificate renewed", "set", string(p.Kind), "secondary", p.ID)
+	}
 	return []byte(encodeCertificate(der)), nil
+}
+
+// renewedUntil is when a renewed certificate ends, and whether the member's record allows for it as it is.
+func renewedUntil(rec *secondaryRecord, now time.Time, life time.Duration) (end time.Time, noted bool) {
+	end = now.Add(life)
+	if rec == nil || rec.CertificateUntil < end.Add(-life/10).Unix() {
+		return end, false
+	}
+	if until := time.Unix(rec.CertificateUntil, 0); until.Before(end) {
+		end = until
+	}
+	return end, true
+}
+
+// At most so many certificates are signed for one member in such a time: signing costs the primary's processor.
+const (
+	renewBurst  = 10
+	renewWindow = 10 * time.Second
+)
+
+// renewals counts a member's renewals in a window of time.
+type renewals struct {
+	since time.Time
+	count int
+}
+
+// paced refuses a renewal that comes after too many.
+func (n *Node) paced(p peer, now time.Time) error {
+	over := false
+	n.peers.update(p.Kind, p.ID, func(ps *peerState) {
+		r := &ps.Renewals
+		if in := now.Sub(r.since); in < 0 || in >= renewWindow {
+			*r = renewals{since: now}
+		}
+		if over = r.count >= renewBurst; !over {
+			r.count++
+		}
+	})
+	if over {
+		return status.Errorf(codes.ResourceExhausted, "secondary %q was given %d certificates within %v: ask again later", p.ID, renewBurst, renewWindow)
+	}
+	return nil
 }
 
 // renewEvery bounds how long after a failed renewal it is tried again, and how soon after a renewal comes the next.

@@ -1,10 +1,14 @@
 package replication
 
 import (
+	"crypto/x509"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/lockstepdb/lockstep/server/engine/enginetest"
 	"github.com/lockstepdb/lockstep/storage"
@@ -128,5 +132,102 @@ func TestASecondaryWhoseCertificateEndedTakesANewTokenAndCopiesNothing(t *testin
 	bytes, r := s.cost(DR)
 	if bytes != 0 || r.Continue == 0 || r.Repair+r.Rewind+r.Bootstrap != 0 {
 		t.Errorf("it transferred %d bytes beside the stream, and went on as %+v; want it to continue only", bytes, r)
+	}
+}
+
+// TestARenewalRepeatedIsNoEntry has a member renew again and again: it is served, its key is certified, and the log grows once a tenth of a life.
+func TestARenewalRepeatedIsNoEntry(t *testing.T) {
+	t.Parallel()
+	s := newStation(t)
+	ctx := enginetest.Context(t)
+	s.mustEnable(DR)
+	token := s.mustToken(DR, "eu")
+	_, request := mustRequest(t)
+	if _, err := s.Redeem(ctx, token, request, "test"); err != nil {
+		t.Fatal(err)
+	}
+	rec := s.mustRecord(DR, "eu")
+	who := peer{ID: "eu", Kind: DR, Set: rec.Set, JTI: rec.JTI}
+	renewed := func() *x509.Certificate {
+		t.Helper()
+		text, err := s.renew(ctx, who, []byte(request))
+		if err != nil {
+			t.Fatal(err)
+		}
+		certs, err := parseCertificates(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return certs[0]
+	}
+	for range 2 {
+		s.clock.advance(memberLife * 2 / 3)
+		before := s.e.Position().Index
+		first := renewed()
+		if got := s.e.Position().Index - before; got != 1 {
+			t.Errorf("the first renewal in its time is %d entries, want 1", got)
+		}
+		for range renewBurst - 1 {
+			renewed()
+		}
+		if _, err := s.renew(ctx, who, []byte(request)); status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("one more within the window: got %v, want it refused for now", err)
+		}
+		s.clock.advance(memberLife / 11)
+		if again := renewed(); !again.NotAfter.Equal(first.NotAfter) {
+			t.Errorf("one soon after ends at %v, want %v as the first does", again.NotAfter, first.NotAfter)
+		}
+		if got := s.e.Position().Index - before; got != 1 {
+			t.Errorf("with those that were asked for soon after it is %d entries, want 1", got)
+		}
+		if until := s.mustRecord(DR, "eu").CertificateUntil; until < first.NotAfter.Unix() {
+			t.Errorf("the record says that certificates end at %d, and one ends at %d", until, first.NotAfter.Unix())
+		}
+	}
+
+	// Another CA certifies it at once, however young the certificate is.
+	if _, err := s.RollAuthority(ctx, DR); err != nil {
+		t.Fatal(err)
+	}
+	former := s.set(DR).CA
+	if err := s.switchCA(ctx, DR, s.set(DR)); err != nil {
+		t.Fatal(err)
+	}
+	before := s.e.Position().Index
+	cas, err := parseCertificates([]byte(s.set(DR).CA))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := renewed(); !signed(c, cas[0]) || s.set(DR).CA == former || s.e.Position().Index != before {
+		t.Error("after the CA was replaced the renewal is not of the new one, or is an entry")
+	}
+}
+
+// TestARenewalEndsWithinWhatIsNoted: what is noted of a member is never before the end of what it has.
+func TestARenewalEndsWithinWhatIsNoted(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_000_000, 0)
+	for _, tt := range []struct {
+		name  string
+		until time.Duration // of the record, from now; 0: nothing is noted
+		end   time.Duration
+		noted bool
+	}{
+		{"nothing is noted", 0, 100 * time.Hour, false},
+		{"the newest ended", -time.Hour, 100 * time.Hour, false},
+		{"the newest is two thirds old", 33 * time.Hour, 100 * time.Hour, false},
+		{"the newest is just over a tenth old", 90*time.Hour - time.Second, 100 * time.Hour, false},
+		{"the newest is a tenth old", 90 * time.Hour, 90 * time.Hour, true},
+		{"the newest was made this second", 100 * time.Hour, 100 * time.Hour, true},
+		{"the newest is of a time in which they lasted longer", 500 * time.Hour, 100 * time.Hour, true},
+	} {
+		rec := &secondaryRecord{}
+		if tt.until != 0 {
+			rec.CertificateUntil = now.Add(tt.until).Unix()
+		}
+		end, noted := renewedUntil(rec, now, 100*time.Hour)
+		if !end.Equal(now.Add(tt.end)) || noted != tt.noted {
+			t.Errorf("%s: it ends %v from now, noted: %v; want %v and %v", tt.name, end.Sub(now), noted, tt.end, tt.noted)
+		}
 	}
 }

@@ -118,6 +118,11 @@ func (a *authority) signSecondary(pub crypto.PublicKey, p peer, now time.Time) (
 // secondaryLife is how long a secondary's certificate is good for.
 func (a *authority) secondaryLife() time.Duration { return cmp.Or(a.life, memberLife) }
 
+// lasting is the same CA, whose secondaries' certificates are good for another time.
+func (a *authority) lasting(life time.Duration) *authority {
+	return &authority{cert: a.cert, key: a.key, life: life}
+}
+
 func (a *authority) sign(t *x509.Certificate, pub crypto.PublicKey, now time.Time, life time.Duration) ([]byte, error) {
 	t.SerialNumber = newSerial()
 	t.NotBefore, t.NotAfter = now.Add(-backdate), now.Add(life)
