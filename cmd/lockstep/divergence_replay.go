@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/lockstepdb/lockstep/internal/client"
@@ -15,6 +18,55 @@ import (
 type replayResult struct {
 	Applied   int              `json:"applied"`
 	Conflicts []map[string]any `json:"conflicts"`
+	NotLost   int              `json:"not_lost,omitempty"`             // came from a place that the set still has
+	Unlisted  map[string]int   `json:"conflicts_not_listed,omitempty"` // by why
+}
+
+// maxConflicts is how many changes that were not written are listed; the rest is counted.
+const maxConflicts = 10_000
+
+func (r *replayResult) refused(row map[string]any) {
+	if len(r.Conflicts) < maxConflicts {
+		r.Conflicts = append(r.Conflicts, row)
+		return
+	}
+	r.unlisted(text(row["why"]), 1)
+}
+
+func (r *replayResult) unlisted(why string, n int) {
+	if r.Unlisted == nil {
+		r.Unlisted = map[string]int{}
+	}
+	r.Unlisted[why] += n
+}
+
+// add takes in what one part came to.
+func (r *replayResult) add(part *replayResult) {
+	r.Applied += part.Applied
+	r.NotLost += part.NotLost
+	for _, row := range part.Conflicts {
+		r.refused(row)
+	}
+	for why, n := range part.Unlisted {
+		r.unlisted(why, n)
+	}
+}
+
+func (r *replayResult) print(w io.Writer) {
+	left := len(r.Conflicts)
+	for _, n := range r.Unlisted {
+		left += n
+	}
+	fmt.Fprintf(w, "Written again: %d. Not written: %d.\n", r.Applied, left)
+	for _, row := range r.Conflicts {
+		fmt.Fprintf(w, "  index %v, %v of %v%v: %v\n", row["index"], row["op"], row["mount"], orEmpty(row["key"]), row["why"])
+	}
+	for _, why := range slices.Sorted(maps.Keys(r.Unlisted)) {
+		fmt.Fprintf(w, "  and %d more: %s\n", r.Unlisted[why], why)
+	}
+	if r.NotLost > 0 {
+		fmt.Fprintf(w, "Not lost, the set has them: %d.\n", r.NotLost)
+	}
 }
 
 func runDivergenceReplay(ctx context.Context, c *console, args []string) error {
@@ -47,10 +99,7 @@ func runDivergenceReplay(ctx context.Context, c *console, args []string) error {
 	if *f.format == "json" {
 		return printJSON(c, result)
 	}
-	fmt.Fprintf(c.out, "Written again: %d. Not written: %d.\n", result.Applied, len(result.Conflicts))
-	for _, row := range result.Conflicts {
-		fmt.Fprintf(c.out, "  index %v, %v of %v%v: %v\n", row["index"], row["op"], row["mount"], orEmpty(row["key"]), row["why"])
-	}
+	result.print(c.out)
 	return nil
 }
 
@@ -94,8 +143,7 @@ func (d *divergence) replayOn(ctx context.Context, id, to string, result *replay
 		if err := primary.Do(ctx, "POST", "sys/replication/divergence/replay", body, &answer); err != nil {
 			return err
 		}
-		result.Applied += answer.Data.Applied
-		result.Conflicts = append(result.Conflicts, answer.Data.Conflicts...)
+		result.add(&answer.Data)
 		batch, size = nil, 0
 		return nil
 	}
@@ -111,8 +159,12 @@ func (d *divergence) replayOn(ctx context.Context, id, to string, result *replay
 			if err != nil {
 				return err
 			}
+			if row.Kind == "entry" && !row.Lost {
+				result.NotLost++
+				continue
+			}
 			if why := row.cannot(); why != "" {
-				result.Conflicts = append(result.Conflicts, map[string]any{"index": row.Index, "op": row.Op, "mount": row.Mount, "key": row.Key, "why": why})
+				result.refused(map[string]any{"index": row.Index, "op": row.Op, "mount": row.Mount, "key": row.Key, "why": why})
 				continue
 			}
 			if last[row.name()] != row.Index {

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -108,6 +109,56 @@ func TestAReplayWritesWhatNothingHasTouchedSince(t *testing.T) {
 	out, err := a.n.Replay(ctx, foreign)
 	if err != nil || out[0].Applied || out[0].Why != whyForeign {
 		t.Errorf("from another history: %+v, %v", out[0], err)
+	}
+}
+
+// TestALongReplayReadsTheLogOnceAndSeesWhatIsWrittenMeanwhile replays more changes than are written at once. What somebody else changes or deletes between
+// two parts is not written over.
+func TestALongReplayReadsTheLogOnceAndSeesWhatIsWrittenMeanwhile(t *testing.T) {
+	t.Parallel()
+	ctx := enginetest.Context(t)
+	const records = maxKeys + 500
+	a, b := partedPrimary(t, nil, func(a *cluster) { a.load(shared, storage.Replicated, "base", 10, 20) },
+		func(a *cluster) { a.load(shared, storage.Replicated, "lost", records, 20) })
+	a.repoint(DR, b, "a-old")
+	b.demote(DR)
+	a.promote(DR, true)
+	enginetest.MustDo(t, a.e, mountWrite("shared/", shared))
+	key := func(i int) string { return fmt.Sprintf("lost%06d", i) }
+	applied, refused := 0, map[string]string{}
+	err := a.n.ReplayArchive(ctx, a.kept.List()[0].ID, func(o *Outcome) error {
+		if !o.Applied {
+			refused[string(o.Change.Key)] = o.Why
+			return nil
+		}
+		if applied++; applied == 1 { // the first part is written
+			enginetest.MustPut(t, a.e, shared, storage.Replicated, key(records-1), "newer")
+			enginetest.MustPut(t, a.e, shared, storage.Replicated, key(records-2), "came")
+			enginetest.MustDo(t, a.e, enginetest.Delete(shared, storage.Replicated, key(records-2)))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{key(records - 1): whyChanged, key(records - 2): whyChanged}
+	if !maps.Equal(refused, want) || applied != records-2 {
+		t.Errorf("%d written and refused %v, want %d and %v", applied, refused, records-2, want)
+	}
+	content := enginetest.Content(t, a.e)[shared]
+	if content[key(records-1)] != "newer" || content[key(records-2)] != "" {
+		t.Errorf("what was written meanwhile is now %q and %q", content[key(records-1)], content[key(records-2)])
+	}
+
+	d := newReplayDecision(a.kept.List()[0].Common, map[string]uint64{string(shared[:]) + key(0): 1})
+	for look, want := range []int{1, 0} {
+		if err := a.n.look(d); err != nil {
+			t.Fatal(err)
+		}
+		if len(d.touched) != want || d.upTo != a.e.Position().Index {
+			t.Errorf("look %d found %d records touched up to %d, want %d up to %d", look, len(d.touched), d.upTo, want, a.e.Position().Index)
+		}
+		clear(d.touched)
 	}
 }
 

@@ -5,17 +5,12 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
-	"fmt"
 	"time"
 	"unicode/utf8"
-
-	"github.com/google/uuid"
 
 	"github.com/lockstepdb/lockstep/server/archive"
 	"github.com/lockstepdb/lockstep/server/replication"
 	"github.com/lockstepdb/lockstep/storage"
-	"github.com/lockstepdb/lockstep/wal"
 )
 
 // sys/replication/divergence: what this cluster wrote, or held, and its primary does not have. On a DR secondary, which serves no tokens, the same calls stand
@@ -218,148 +213,6 @@ func (c *Core) discardDivergence(r *request, p *discardParams) (*reply, error) {
 		return nil, err
 	}
 	return nil, n.DiscardArchive(r.rest)
-}
-
-// ---- replay
-
-// replayed gathers what a replay came to.
-type replayed struct {
-	snap      *snapshot
-	applied   int
-	conflicts []map[string]any
-}
-
-func (t *replayed) add(o *replication.Outcome) error {
-	if o.Applied {
-		t.applied++
-		return nil
-	}
-	row := archivedRow(t.snap, o.Change.Keyspace, o.Change.Scope, &o.Change.Change, false)
-	row["index"], row["why"] = o.Change.Index, o.Why
-	t.conflicts = append(t.conflicts, row)
-	return nil
-}
-
-func (t *replayed) reply() *reply {
-	if t.conflicts == nil {
-		t.conflicts = []map[string]any{}
-	}
-	return &reply{data: map[string]any{"applied": t.applied, "conflicts": t.conflicts}}
-}
-
-func (c *Core) replayDivergence(r *request) (*reply, error) {
-	n, err := c.replicator()
-	if err != nil {
-		return nil, err
-	}
-	snap, err := c.current()
-	if err != nil {
-		return nil, err
-	}
-	t := &replayed{snap: snap}
-	if err := n.ReplayArchive(r.ctx, r.rest, t.add); err != nil {
-		return nil, err
-	}
-	return t.reply(), nil
-}
-
-// replayParams are rows of an export, for a primary that does not hold the archive.
-type replayParams struct {
-	CommonIndex int64           `json:"common_index"`
-	CommonFork  string          `json:"common_fork"`
-	Changes     json.RawMessage `json:"changes"` // []replayRow
-}
-
-type replayRow struct {
-	Index    uint64 `json:"index"`
-	Op       string `json:"op"`
-	Keyspace string `json:"keyspace"`
-	Scope    string `json:"scope"`
-	Key      string `json:"key_base64"`
-	Value    string `json:"value_base64"`
-}
-
-// maxReplay bounds the changes of one call.
-const maxReplay = 4096
-
-func (c *Core) replayChanges(r *request, p *replayParams) (*reply, error) {
-	in, err := p.decode()
-	if err != nil {
-		return nil, err
-	}
-	n, err := c.replicator()
-	if err != nil {
-		return nil, err
-	}
-	snap, err := c.current()
-	if err != nil {
-		return nil, err
-	}
-	out, err := n.Replay(r.ctx, in)
-	if err != nil {
-		return nil, err
-	}
-	t := &replayed{snap: snap}
-	for i := range out {
-		if err := t.add(&out[i]); err != nil {
-			return nil, err
-		}
-	}
-	return t.reply(), nil
-}
-
-func (p *replayParams) decode() (*replication.Replay, error) {
-	out := &replication.Replay{Common: wal.Position{Index: uint64(p.CommonIndex)}}
-	fork, err := hex.DecodeString(p.CommonFork)
-	var rows []replayRow
-	switch {
-	case err != nil || len(fork) != len(out.Common.Fork) || p.CommonIndex < 0:
-		return nil, refuse(errInvalid, "common_index and common_fork must be what the export says: an index, and %d hexadecimal digits", 2*len(out.Common.Fork))
-	case len(p.Changes) == 0 || json.Unmarshal(p.Changes, &rows) != nil || len(rows) == 0 || len(rows) > maxReplay:
-		return nil, refuse(errInvalid, "changes must be 1 to %d rows of an export", maxReplay)
-	}
-	copy(out.Common.Fork[:], fork)
-	for i := range rows {
-		c, err := rows[i].decode()
-		if err != nil {
-			return nil, refuse(errInvalid, "row %d of changes: %s", i, err)
-		}
-		out.Changes = append(out.Changes, *c)
-	}
-	return out, nil
-}
-
-func (row *replayRow) decode() (*replication.ReplayChange, error) {
-	out := &replication.ReplayChange{Index: row.Index, Scope: storage.Replicated}
-	id, err := uuid.Parse(row.Keyspace)
-	if err != nil {
-		return nil, fmt.Errorf("keyspace must be a uuid")
-	}
-	out.Keyspace = storage.KeyspaceID(id)
-	switch row.Scope {
-	case "replicated":
-	case "local":
-		out.Scope = storage.Local
-	default:
-		return nil, fmt.Errorf("scope must be replicated or local")
-	}
-	switch row.Op {
-	case "put":
-		out.Op = storage.Put
-	case "delete":
-		out.Op = storage.Delete
-	default:
-		return nil, fmt.Errorf("op must be put or delete")
-	}
-	if out.Key, err = base64.StdEncoding.DecodeString(row.Key); err != nil || len(out.Key) == 0 {
-		return nil, fmt.Errorf("key_base64 must be a key in base64")
-	}
-	if out.Op == storage.Put {
-		if out.Value, err = base64.StdEncoding.DecodeString(row.Value); err != nil {
-			return nil, fmt.Errorf("value_base64 must be a value in base64")
-		}
-	}
-	return out, nil
 }
 
 // ---- on a DR secondary
