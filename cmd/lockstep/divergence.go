@@ -75,6 +75,7 @@ type archiveInfo struct {
 	Problem     string            `json:"problem"`
 	Tightenings []string          `json:"tightenings"`
 	Repeat      []string          `json:"repeat"`
+	Unnamed     uint64            `json:"tightenings_not_listed"`
 }
 
 // sayTightenings names what took rights away in the lost time, and the calls that do so again.
@@ -85,6 +86,9 @@ func sayTightenings(c *console, a *archiveInfo) {
 	fmt.Fprintf(c.err, "What took rights away and was taken back (archive %s):\n", a.ID)
 	for _, what := range a.Tightenings {
 		fmt.Fprintf(c.err, "  %s\n", what)
+	}
+	if a.Unnamed > 0 {
+		fmt.Fprintf(c.err, "  and %d more, which are not listed: look through the writes to sys/ in the archive\n", a.Unnamed)
 	}
 	if len(a.Repeat) == 0 {
 		fmt.Fprintln(c.err, "Nothing of it need be repeated: a promoted cluster knows no DR secondary of the former primary, and none of its tokens.")

@@ -22,10 +22,12 @@
 // back, 8 hexadecimal digits. It is a log of package wal, sealed as that says, of items instead of a store's entries. A name with
 // the suffix ".gone" is an archive that is being discarded.
 //
-// # Archive's note, version 1
+// # Archive's note, versions 1 and 2
 //
 // The log's note "archive" is JSON, the Meta with a field "format". An archive without it was never complete, and is removed by
-// Open.
+// Open. It does not grow with the archive: 4,096 spans say where its entries stood, 1,000 lines what took rights away, and the
+// others are counted. Where there are more spans the last is sparse, and only the items tell what is in it: such a note has version
+// 2, any other version 1.
 //
 // # Archived item, version 1
 //

@@ -3,14 +3,19 @@ package archive
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/lockstepdb/lockstep/wal"
 )
 
-// MetaFormat is the version of an archive's note.
-const MetaFormat = 1
+// MetaFormat is the newest version of an archive's note: that of one with a sparse span. Any other has version 1.
+const MetaFormat = 2
+
+// Limits of an archive's note. Beyond them its last span becomes sparse, and what took rights away is counted.
+const (
+	maxSpans       = 4096
+	maxTightenings = 1000
+)
 
 // Sources of archives.
 const (
@@ -35,6 +40,7 @@ type Meta struct {
 	Forks       []Fork       `json:"forks,omitempty"`       // the reigns that were taken back
 	Tightenings []string     `json:"tightenings,omitempty"` // revocations and redemptions that were taken back, in words
 	Repeat      []string     `json:"repeat,omitempty"`      // the calls that do the same on another primary
+	Unnamed     uint64       `json:"unnamed,omitempty"`     // more of the two than are listed
 	Spans       []Span       `json:"spans,omitempty"`       // where its entries stood
 	Counts      Counts       `json:"counts"`
 	Complete    bool         `json:"complete"` // false: what it was written for has not ended, or was interrupted
@@ -52,10 +58,11 @@ type Fork struct {
 	When    int64    `json:"when"`
 }
 
-// Span is entries that follow each other under one fork.
+// Span is entries that follow each other under one fork. A sparse one, the last of many, has gaps and goes over several forks: Fork is that of its first.
 type Span struct {
 	Fork     wal.Fork `json:"fork"`
 	From, To uint64
+	Sparse   bool `json:"sparse,omitempty"`
 }
 
 func (s *Span) holds(p wal.Position) bool {
@@ -73,9 +80,22 @@ type Counts struct {
 	Dropped uint64 `json:"dropped"` // entries that came from a place which the set still has
 }
 
-// Has reports whether the archive holds the entry at a position.
-func (m *Meta) Has(p wal.Position) bool {
-	return slices.ContainsFunc(m.Spans, func(s Span) bool { return s.holds(p) })
+// has reports whether the archive holds the entry at a position; unsure: only its items tell.
+func (m *Meta) has(p wal.Position) (held, unsure bool) {
+	for i := range m.Spans {
+		switch s := &m.Spans[i]; {
+		case s.Sparse:
+			unsure = s.From <= p.Index && p.Index <= s.To
+		case s.holds(p):
+			return true, false
+		}
+	}
+	return false, unsure
+}
+
+func (m *Meta) sparse() bool {
+	n := len(m.Spans)
+	return n > 0 && m.Spans[n-1].Sparse
 }
 
 type storedMeta struct {
@@ -84,7 +104,11 @@ type storedMeta struct {
 }
 
 func encodeMeta(m *Meta) []byte {
-	b, err := json.Marshal(storedMeta{MetaFormat, *m})
+	format := 1
+	if m.sparse() {
+		format = MetaFormat
+	}
+	b, err := json.Marshal(storedMeta{format, *m})
 	if err != nil {
 		panic("internal error: " + err.Error()) // our own type always encodes
 	}
@@ -97,7 +121,7 @@ func decodeMeta(b []byte) (Meta, error) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return Meta{}, fmt.Errorf("the archive's note: %w", err)
 	}
-	if s.Format != MetaFormat {
+	if s.Format < 1 || s.Format > MetaFormat {
 		return Meta{}, &wal.VersionError{What: "archive", Got: uint16(min(max(s.Format, 0), 1<<16-1)), Have: MetaFormat}
 	}
 	return s.Meta, nil

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 
@@ -163,16 +164,59 @@ func (s *Store) Get(id string) (Meta, error) {
 	return m, nil
 }
 
-// Holding returns the id of the archive that holds the entry at a position; "" when none does.
+// Holding returns the id of the archive that holds the entry at a position; "" when none does, or one that might cannot be read.
 func (s *Store) Holding(p wal.Position) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for id, m := range s.metas {
-		if m.Has(p) {
+	id, unsure := s.listed(p)
+	if id != "" {
+		return id
+	}
+	for _, id := range unsure {
+		if held, err := s.search(id, p); err == nil && held {
 			return id
 		}
 	}
 	return ""
+}
+
+// listed returns the id of the archive whose note says that it holds the entry at a position; unsure are those whose items would tell.
+func (s *Store) listed(p wal.Position) (id string, unsure []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, m := range s.metas {
+		switch held, maybe := m.has(p); {
+		case held:
+			return id, nil
+		case maybe && !s.writing[id]:
+			unsure = append(unsure, id)
+		}
+	}
+	return "", unsure
+}
+
+// search looks a position up among an archive's entries, which stand in order of their indexes.
+func (s *Store) search(id string, p wal.Position) (bool, error) {
+	m, err := s.Get(id)
+	if err != nil {
+		return false, err
+	}
+	var found error
+	at := sort.Search(int(m.Counts.Entries), func(n int) bool {
+		reached := true
+		err := s.Read(id, uint64(n), func(_ uint64, it *Item) (bool, error) {
+			reached = it.At.Index >= p.Index
+			return false, nil
+		})
+		found = cmp.Or(found, err)
+		return reached
+	})
+	held := false
+	if found == nil && at < int(m.Counts.Entries) {
+		found = s.Read(id, uint64(at), func(_ uint64, it *Item) (bool, error) {
+			held = it.At == p
+			return false, nil
+		})
+	}
+	return held, found
 }
 
 // Read calls fn for each item of an archive from the from-th on (the first is 0), in the order in which they were added, until fn

@@ -31,7 +31,8 @@ type Writer struct {
 	items  [][]byte
 	size   int
 	keys   map[[16]byte]struct{}
-	held   []string // other archives that hold what was to be added
+	held   []string                             // other archives that hold what was to be added
+	others map[string]map[wal.Position]struct{} // what those with a sparse span hold
 	failed error
 }
 
@@ -55,7 +56,7 @@ func (s *Store) Create(m Meta, expect int64) (*Writer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.writing[m.ID] = true
-	return &Writer{s: s, meta: m, log: l, keys: map[[16]byte]struct{}{}}, nil
+	return &Writer{s: s, meta: m, log: l, keys: map[[16]byte]struct{}{}, others: map[string]map[wal.Position]struct{}{}}, nil
 }
 
 func makeDirs(parent, dir string) error {
@@ -110,7 +111,11 @@ func (w *Writer) AddEntry(at wal.Position, entry []byte, lost bool) error {
 	if err != nil {
 		return w.fail(fmt.Errorf("archiving the entry at index %d: %w", at.Index, err))
 	}
-	if id := w.s.Holding(at); id != "" {
+	id, err := w.holding(at)
+	if err != nil {
+		return w.fail(err)
+	}
+	if id != "" {
 		if !slices.Contains(w.held, id) {
 			w.held = append(w.held, id)
 		}
@@ -150,13 +155,43 @@ func (w *Writer) count(ks storage.KeyspaceID, key []byte) {
 }
 
 func (w *Writer) span(at wal.Position) {
-	if n := len(w.meta.Spans); n > 0 {
-		if s := &w.meta.Spans[n-1]; s.Fork == at.Fork && s.To+1 == at.Index {
+	n := len(w.meta.Spans)
+	if n > 0 {
+		s := &w.meta.Spans[n-1]
+		if s.Sparse || s.Fork == at.Fork && s.To+1 == at.Index {
 			s.To = at.Index
 			return
 		}
 	}
-	w.meta.Spans = append(w.meta.Spans, Span{at.Fork, at.Index, at.Index})
+	w.meta.Spans = append(w.meta.Spans, Span{at.Fork, at.Index, at.Index, n == maxSpans-1})
+}
+
+// holding returns the archive that holds the entry at a position. What those with a sparse span hold is read once.
+func (w *Writer) holding(at wal.Position) (string, error) {
+	id, unsure := w.s.listed(at)
+	if id != "" {
+		return id, nil
+	}
+	for _, id := range unsure {
+		known, read := w.others[id]
+		if !read {
+			known = map[wal.Position]struct{}{}
+			err := w.s.Read(id, 0, func(_ uint64, it *Item) (bool, error) {
+				if it.Kind == Entry {
+					known[it.At] = struct{}{}
+				}
+				return true, nil
+			})
+			if err != nil {
+				return "", fmt.Errorf("looking whether archive %s holds the entry at index %d: %w", id, at.Index, err)
+			}
+			w.others[id] = known
+		}
+		if _, held := known[at]; held {
+			return id, nil
+		}
+	}
+	return "", nil
 }
 
 func (w *Writer) add(it *Item) error {
@@ -228,8 +263,12 @@ func (w *Writer) list() error {
 	return nil
 }
 
-// Tighten notes, in words, a revocation or redemption that is taken back, and the calls that do the same elsewhere.
+// Tighten notes, in words, a revocation or redemption that is taken back, and the calls that do the same elsewhere. Beyond some it is only counted.
 func (w *Writer) Tighten(what string, repeat ...string) {
+	if len(w.meta.Tightenings) >= maxTightenings {
+		w.meta.Unnamed++
+		return
+	}
 	w.meta.Tightenings = append(w.meta.Tightenings, what)
 	for _, call := range repeat {
 		if !slices.Contains(w.meta.Repeat, call) {

@@ -79,6 +79,9 @@ func describeArchive(m *archive.Meta) map[string]any {
 	if len(m.Tightenings) > 0 {
 		out["tightenings"], out["repeat"] = m.Tightenings, m.Repeat
 	}
+	if m.Unnamed > 0 {
+		out["tightenings_not_listed"] = m.Unnamed
+	}
 	return out
 }
 
