@@ -42,7 +42,7 @@ var sections = []struct {
 	{"wal", "Log", nil},
 	{"storage", "Entries and state", []string{"Entry, versions 1 and 2", "Totals, version 1", "State file, version 1", "Checkpoints"}},
 	{"merkle", "Digests", []string{"Digests", "Leaves", "Root hash"}},
-	{"server/archive", "Archives", []string{"Archives", "Archive's note, version 1", "Archived item, version 1"}},
+	{"server/archive", "Archives", []string{"Archives", "Archive's note, versions 1 and 2", "Archived item, version 1"}},
 	{"server/vault", "Records", []string{"Records"}},
 	{"token", "Activation token", nil},
 }
