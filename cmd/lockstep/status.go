@@ -10,11 +10,12 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/lockstepdb/lockstep/internal/client"
 )
 
-const statusHelp = `Usage: lockstep status [-format=json]
+const statusHelp = `Usage: lockstep status [-format=json] [-timeout=5s]
 
 Asks a running cluster for its health and its replication status. No token is
 needed. The address is VAULT_ADDR (https://127.0.0.1:8200); the CA's
@@ -22,6 +23,7 @@ certificate is VAULT_CACERT, a directory of them VAULT_CAPATH;
 VAULT_SKIP_VERIFY=true believes any. The same names with LOCKSTEP_ win.
 
 A sealed node tells how far unsealing is and what to do; the exit code is 2 then.
+A node that has not answered after -timeout is given up, with exit code 1.
 `
 
 var statusCommand = command{"status", "show a running cluster and its replication", statusHelp, runStatus}
@@ -43,17 +45,26 @@ type sets struct {
 func runStatus(ctx context.Context, c *console, args []string) error {
 	fs := newFlags("status")
 	format := fs.String("format", "table", "")
+	timeout := fs.Duration("timeout", 5*time.Second, "")
 	if err := parse(fs, args, 0, 0); err != nil {
 		return err
 	}
 	if err := checkFormat(*format); err != nil {
 		return err
 	}
+	if *timeout <= 0 {
+		return usagef("status: -timeout=%v: want more than nothing", *timeout)
+	}
 	api, err := client.FromEnvironment(os.Getenv)
 	if err != nil {
 		return err
 	}
-	s, err := askStatus(ctx, api)
+	limited, cancel := context.WithTimeout(ctx, *timeout)
+	defer cancel()
+	s, err := askStatus(limited, api)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("%s has not answered within %v: it hangs, or the network drops what is sent to it. See its log; -timeout=1m waits longer", api.Address, *timeout)
+	}
 	if err != nil {
 		return err
 	}

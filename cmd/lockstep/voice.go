@@ -1,16 +1,18 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/lockstepdb/lockstep/server"
 )
 
 // How the program talks: data goes to standard output, words to standard
-// error. A refusal says what failed and ends with what to do. Exit codes: 0
+// error, with -format=json an error as {"error": "..."} in a line. A refusal says what failed and ends with what to do. Exit codes: 0
 // done, 1 failed or damage found, 2 the command line was wrong, or
 // status met a sealed node (as with vault status).
 
@@ -28,7 +30,7 @@ var errReported = errors.New("reported")
 var errSealed = errors.New("the node is sealed")
 
 // exitCode prints an error, once, and returns the process's exit code.
-func exitCode(stderr io.Writer, err error) int {
+func exitCode(stderr io.Writer, args []string, err error) int {
 	var usage *usageError
 	switch {
 	case err == nil:
@@ -37,15 +39,46 @@ func exitCode(stderr io.Writer, err error) int {
 		return 1
 	case errors.Is(err, errSealed):
 		return 2
-	case errors.As(err, &usage):
-		fmt.Fprintln(stderr, "lockstep:", err)
-		return 2
+	}
+	switch {
+	case asksJSON(args):
+		printErrorJSON(stderr, err)
 	case server.IsMistakes(err):
 		fmt.Fprintln(stderr, err)
-		return 1
+	default:
+		fmt.Fprintln(stderr, "lockstep:", err)
 	}
-	fmt.Fprintln(stderr, "lockstep:", err)
+	if errors.As(err, &usage) {
+		return 2
+	}
 	return 1
+}
+
+// asksJSON reports whether a command line has -format=json: also one that is wrong otherwise.
+func asksJSON(args []string) bool {
+	for i, a := range args {
+		name, value, given := strings.Cut(a, "=")
+		if a == "--" {
+			return false
+		}
+		if name != "-format" && name != "--format" {
+			continue
+		}
+		if !given && i+1 < len(args) {
+			value = args[i+1]
+		}
+		if value == "json" {
+			return true
+		}
+	}
+	return false
+}
+
+// printErrorJSON writes an error as one line for programs.
+func printErrorJSON(w io.Writer, err error) {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(map[string]string{"error": err.Error()}) // to standard error: there is nowhere else to say that it failed
 }
 
 // newFlags returns a command's flags; what is wrong with them is a usageError.
