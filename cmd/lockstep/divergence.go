@@ -13,8 +13,9 @@ import (
 
 const divergenceAccess = `
 The cluster is the one that VAULT_ADDR names, the token VAULT_TOKEN; the same
-names with LOCKSTEP_ win. A DR secondary serves no tokens: there VAULT_TOKEN
-is a DR operation token, and -dr-token says so.
+names with LOCKSTEP_ win. A DR secondary serves no tokens: -dr-token says that
+it is one, and it takes a DR operation token, which LOCKSTEP_DR_OPERATION_TOKEN
+holds, or VAULT_TOKEN.
 `
 
 const divergenceListHelp = `Usage: lockstep divergence list [-dr-token] [-format=json]
@@ -170,6 +171,9 @@ func askDivergence(f divergenceFlags) (*divergence, error) {
 	api, err := client.FromEnvironment(os.Getenv)
 	if err != nil {
 		return nil, err
+	}
+	if token := operationToken(); *f.dr && token != "" {
+		api.Token = token
 	}
 	return &divergence{api, *f.dr}, nil
 }

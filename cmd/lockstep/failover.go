@@ -32,7 +32,7 @@ it takes a former primary in again that is fenced.
   -sibling=ADDR   API address of another secondary; repeated for more
   -from-id=ID     what the former primary is called as a secondary (its cluster_name)
   -drain=5s       how long the demotion waits for secondaries, at most 1m
-  -force          the primary cannot be reached: promote without it. What it has
+  -force          the primary is lost or sealed: promote without it. What it has
                   and the secondary has not is lost; the estimate is shown first
   -yes            do not ask
   -format=json    the result for programs; words go to standard error
@@ -44,6 +44,9 @@ token made on the primary beforehand, see docs/operations.md. CAs as for status.
 `
 
 var failoverCommand = command{"failover", "move a set's primary to a secondary, planned or forced", failoverHelp, runFailover}
+
+// operationToken is the DR operation token of the environment; "": none.
+func operationToken() string { return os.Getenv("LOCKSTEP_DR_OPERATION_TOKEN") }
 
 // addressList is a flag that may be repeated.
 type addressList []string
@@ -63,6 +66,7 @@ type failover struct {
 	yes      bool
 	dr       string                  // DR operation token; secret
 	filters  map[string]*pathsFilter // of secondaries, by id
+	sealed   bool                    // -from answers that it is
 
 	result failoverResult
 }
@@ -77,7 +81,8 @@ type failoverResult struct {
 	Estimate  map[string]any `json:"lost_writes,omitempty"`
 	Members   []memberResult `json:"members"`
 	Undone    bool           `json:"undone,omitempty"`
-	LeftAlone []string       `json:"left_alone,omitempty"` // could not be reached
+	LeftAlone []string       `json:"left_alone,omitempty"` // could not be reached, or is sealed
+	Unnamed   []string       `json:"not_named,omitempty"`  // ids of secondaries of the former primary that were given no address
 	Archives  []string       `json:"archives,omitempty"`   // of what only the former primary had, there
 	Repeat    []string       `json:"repeat,omitempty"`     // calls on the new primary: what took rights away in it
 }
@@ -114,7 +119,7 @@ func runFailover(ctx context.Context, c *console, args []string) error {
 	case *drain <= 0 || *drain > time.Minute:
 		return usagef("failover: -drain=%v: want more than nothing and at most 1m", *drain)
 	}
-	f := &failover{c: c, kind: *kind, fromID: *fromID, drain: *drain, force: *force, yes: *yes, dr: os.Getenv("LOCKSTEP_DR_OPERATION_TOKEN")}
+	f := &failover{c: c, kind: *kind, fromID: *fromID, drain: *drain, force: *force, yes: *yes, dr: operationToken()}
 	f.result = failoverResult{Kind: *kind, Primary: *to, Members: []memberResult{}}
 	if err := f.connect(*from, *to, siblings); err != nil {
 		return err
@@ -141,7 +146,7 @@ func (f *failover) connect(from, to string, siblings []string) error {
 		if token != "" {
 			api.Token = token
 		}
-		return &member{role: role, api: &api, kind: f.kind}, nil
+		return &member{role: role, api: &api, kind: f.kind, say: f.say}, nil
 	}
 	if f.from, err = with("from", from, os.Getenv("LOCKSTEP_FROM_TOKEN")); err != nil {
 		return err
@@ -201,7 +206,14 @@ func (f *failover) print(format string) error {
 	for _, m := range r.Members {
 		fmt.Fprintf(f.c.out, "%s follows as %s: digests equal at index %d, %d bytes copied\n", m.Address, m.ID, m.Verified, m.Bytes)
 	}
+	for _, id := range r.Unnamed {
+		fmt.Fprintf(f.c.out, "%s was not named with -sibling: run this command again with its address, or give it a token of the new primary (%s/secondary/update-primary)\n", id, r.Kind)
+	}
 	for _, a := range r.LeftAlone {
+		if f.sealed {
+			fmt.Fprintf(f.c.out, "%s is sealed: it takes no writes. Unseal it, then run this command again, without -force\n", a)
+			continue
+		}
 		fmt.Fprintf(f.c.out, "%s was not reached: it takes no more writes once the new primary reaches it. Then run this command again, without -force\n", a)
 	}
 	return nil

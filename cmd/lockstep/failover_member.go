@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/lockstepdb/lockstep/internal/client"
@@ -18,6 +20,9 @@ const (
 	failoverJoin  = 10 * time.Minute // a former member is in line: that may mean a repair
 )
 
+// failoverSilence is how long a cluster is waited for without a word.
+const failoverSilence = time.Second
+
 // member is a cluster of the set as the command sees it.
 type member struct {
 	role string // of the flag that names it
@@ -25,7 +30,15 @@ type member struct {
 	kind string
 	name string // cluster_name
 	id   string // cluster_id of its health: its own
+
+	say     func(format string, args ...any)
+	hanging bool // that it does not answer was said
 }
+
+// sealedError says that a cluster answers, and is sealed.
+type sealedError struct{ address string }
+
+func (e *sealedError) Error() string { return e.address + " is sealed: unseal it first" }
 
 // setStatus is what the command needs of a set's status.
 type setStatus struct {
@@ -53,7 +66,40 @@ func (m *member) path(call string) string { return "sys/replication/" + m.kind +
 func (m *member) get(ctx context.Context, path string, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, failoverReach)
 	defer cancel()
-	return m.api.Do(ctx, http.MethodGet, path, nil, out)
+	return m.do(ctx, http.MethodGet, path, nil, out)
+}
+
+// do makes a call, and says for what it waits when no answer comes; of a cluster that goes on hanging once.
+func (m *member) do(ctx context.Context, method, path string, body, out any) error {
+	answered := make(chan struct{})
+	late := m.hanging
+	var said sync.WaitGroup
+	said.Go(func() {
+		silence := time.NewTimer(failoverSilence)
+		defer silence.Stop()
+		select {
+		case <-answered:
+			return
+		case <-ctx.Done():
+			return
+		case <-silence.C:
+		}
+		if late {
+			return
+		}
+		late = true
+		path, _, _ := strings.Cut(path, "?")
+		limit := ""
+		if end, ok := ctx.Deadline(); ok {
+			limit = fmt.Sprintf(", for %v more at most", time.Until(end).Round(100*time.Millisecond))
+		}
+		m.say("waiting%s: %s does not answer (%s %s)", limit, m.api.Address, method, path)
+	})
+	err := m.api.Do(ctx, method, path, body, out)
+	close(answered)
+	said.Wait()
+	m.hanging = late && err != nil
+	return err
 }
 
 func (m *member) status(ctx context.Context) (*setStatus, error) {
@@ -77,7 +123,7 @@ func (m *member) meet(ctx context.Context) (*setStatus, error) {
 		return nil, fmt.Errorf("ask %s for its health: %w", m.api.Address, err)
 	}
 	if health.Sealed {
-		return nil, fmt.Errorf("%s is sealed: unseal it first", m.api.Address)
+		return nil, &sealedError{m.api.Address}
 	}
 	m.name, m.id = health.Name, health.ID
 	return m.status(ctx)
@@ -88,7 +134,7 @@ func (m *member) write(ctx context.Context, limit time.Duration, path string, bo
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
-		err := m.api.Do(ctx, http.MethodPost, path, body, out)
+		err := m.do(ctx, http.MethodPost, path, body, out)
 		var refused *client.APIError
 		if err == nil || errors.As(err, &refused) && refused.Status != http.StatusServiceUnavailable {
 			return err

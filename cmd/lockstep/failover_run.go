@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +23,8 @@ func (f *failover) run(ctx context.Context) error {
 		return fmt.Errorf("%s is fenced: another cluster took its place. Let it follow that one first: lockstep failover -kind=%s -from=%s -to=ADDR of the primary", f.to.api.Address, f.kind, f.to.api.Address)
 	}
 	from, fromErr := f.from.meet(ctx)
+	var sealed *sealedError
+	f.sealed = errors.As(fromErr, &sealed)
 	if fromErr != nil && !f.force && to.Mode != "primary" {
 		return fmt.Errorf("%w\nIf the primary is lost, -force promotes without it", fromErr)
 	}
@@ -35,6 +38,13 @@ func (f *failover) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if from != nil && from.Mode == "primary" && to.Mode == "secondary" {
+		var known []string
+		for _, s := range from.Secondaries {
+			known = append(known, s.ID)
+		}
+		f.unnamed(known, to, before)
+	}
 	if err := f.readFilters(ctx, from, to, before); err != nil {
 		return err
 	}
@@ -45,7 +55,7 @@ func (f *failover) run(ctx context.Context) error {
 	case to.Mode != "secondary":
 		return fmt.Errorf("%s is no %s secondary (mode %s): there is nothing to promote", f.to.api.Address, f.kind, to.Mode)
 	case from == nil:
-		err = f.forced(ctx)
+		err = f.forced(ctx, to, before)
 	case from.Mode == "primary" || from.Mode == "secondary" && from.ID == "":
 		err = f.planned(ctx, from, to)
 	default:
@@ -71,6 +81,21 @@ func (f *failover) siblingsBefore(ctx context.Context) ([]*setStatus, error) {
 		out = append(out, st)
 	}
 	return out, nil
+}
+
+// unnamed finds the secondaries of the primary that no -sibling names: they are left without one.
+func (f *failover) unnamed(known []string, to *setStatus, siblings []*setStatus) {
+	for _, id := range known {
+		if id != to.ID && !slices.ContainsFunc(siblings, func(s *setStatus) bool { return s.ID == id }) {
+			f.result.Unnamed = append(f.result.Unnamed, id)
+		}
+	}
+}
+
+func (f *failover) sayUnnamed() {
+	for _, id := range f.result.Unnamed {
+		f.say("     note     secondary %s is not named with -sibling: it will have no primary until it is given a token of the new one", id)
+	}
 }
 
 // planned demotes, waits, promotes.
@@ -164,6 +189,7 @@ func (f *failover) plan(from *setStatus, p *promotion) {
 	}
 	f.say("  2. promote  %s (%s), index %d, once it has everything; else %s is promoted again", f.to.name, f.to.api.Address, p.Index, f.from.name)
 	f.say("  3. re-point %s%s to the new primary; nothing is copied", f.from.name, f.names())
+	f.sayUnnamed()
 	f.planFilters()
 	f.say("Price: no acknowledged write. Writes pause from 1 to the end of 2: %s is %d entries behind at this moment", f.to.name, p.Lag)
 }
@@ -273,7 +299,7 @@ func (f *failover) undo(ctx context.Context, cause error) error {
 }
 
 // forced promotes without the primary.
-func (f *failover) forced(ctx context.Context) error {
+func (f *failover) forced(ctx context.Context, to *setStatus, before []*setStatus) error {
 	if f.kind == "dr" && f.dr == "" {
 		return usagef("failover: a DR secondary is promoted with a DR operation token: set LOCKSTEP_DR_OPERATION_TOKEN, see docs/operations.md")
 	}
@@ -281,7 +307,11 @@ func (f *failover) forced(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.say("%s cannot be reached. Promoting %s (%s) at index %d without it:", f.from.api.Address, f.to.name, f.to.api.Address, p.Index)
+	why := "cannot be reached"
+	if f.sealed {
+		why = "is sealed"
+	}
+	f.say("%s %s. Promoting %s (%s) at index %d without it:", f.from.api.Address, why, f.to.name, f.to.api.Address, p.Index)
 	f.say("  %s", p.Verdict)
 	f.say("  estimated loss: at least %v writes, about %v by the last rate and the time since (last contact %s)", p.Lost["at_least"], p.Lost["estimate"], p.Contact)
 	for _, o := range p.Others {
@@ -289,6 +319,12 @@ func (f *failover) forced(ctx context.Context) error {
 			f.say("  secondary %s had index %d when last heard of: promoting that one would lose less", o.ID, o.Index)
 		}
 	}
+	var known []string
+	for _, o := range p.Others {
+		known = append(known, o.ID)
+	}
+	f.unnamed(known, to, before)
+	f.sayUnnamed()
 	f.planFilters()
 	f.say("  Make sure that clients no longer reach %s.", f.from.api.Address)
 	if err := f.confirm(); err != nil {

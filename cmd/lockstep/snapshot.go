@@ -23,8 +23,8 @@ const snapshotSaveHelp = `Usage: lockstep snapshot save [-address=URL] -output=F
 Takes a snapshot of a running cluster: one moment of everything that it holds,
 encrypted as its store is. Writes go on meanwhile. FILE appears when it is
 whole and was compared with its checksums; until then it is FILE.partial.
-Needs a token with sudo on sys/storage/snapshot; on a DR secondary the token is
-a DR operation token.
+Needs a token with sudo on sys/storage/snapshot; on a DR secondary a DR operation
+token, in LOCKSTEP_DR_OPERATION_TOKEN or in the other's place.
 
   -address=URL   the cluster; else VAULT_ADDR. VAULT_TOKEN and VAULT_CACERT as in
                  lockstep help status
@@ -50,6 +50,9 @@ func runSnapshotSave(ctx context.Context, c *console, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := authoriseDR(ctx, api); err != nil {
+		return err
+	}
 	h, s, err := saveTo(*output, newProgress(c.err), func() (io.ReadCloser, error) { return api.Stream(ctx, "GET", "sys/storage/snapshot", nil) })
 	if err != nil {
 		return err
@@ -65,6 +68,24 @@ func clientAt(address string) (*client.Client, error) {
 		}
 		return os.Getenv(name)
 	})
+}
+
+// authoriseDR lets a DR secondary be asked with the DR operation token of the environment, and any other cluster with the usual one.
+func authoriseDR(ctx context.Context, api *client.Client) error {
+	token := operationToken()
+	if token == "" {
+		return nil
+	}
+	var health struct {
+		Mode string `json:"replication_dr_mode"`
+	}
+	if err := api.Do(ctx, "GET", healthPath, nil, &health); err != nil {
+		return fmt.Errorf("ask %s for its health: %w", api.Address, err)
+	}
+	if health.Mode == "secondary" {
+		api.Token = token
+	}
+	return nil
 }
 
 const partialSuffix = ".partial"

@@ -74,6 +74,12 @@ func TestFailoverCommandOfDR(t *testing.T) {
 	if err == nil || !strings.Contains(words, "not confirmed") || a.MustStatus(cluster.DR).Mode != "primary" {
 		t.Fatalf("without a confirmation: %v", err)
 	}
+	if !strings.Contains(words, "secondary c is not named with -sibling") || strings.Contains(words, "secondary b is not named") {
+		t.Errorf("the plan does not say which secondary was left out: %s", words)
+	}
+	if last := words[strings.LastIndex(strings.TrimSpace(words), "{"):]; !json.Valid([]byte(last)) {
+		t.Errorf("the error is no JSON: %q", last)
+	}
 	_, words, err = failover(t, env[:1], "", "-from="+a.API, "-to="+b.API, "-yes")
 	if err == nil || !strings.Contains(words, "LOCKSTEP_DR_OPERATION_TOKEN") {
 		t.Fatalf("without an operation token: %v", err)
@@ -106,18 +112,19 @@ func TestFailoverCommandOfDR(t *testing.T) {
 		s.Kill()
 	}
 	a.MustDo("POST", perfPath+"primary/revoke-secondary", `{"id":"thief"}`, 204)
-	a.Kill()
+	a.MustDo("PUT", "sys/seal", "", 204)
 	b.Start()
 	c.Start()
 	_, words, err = failover(t, env, "", "-from="+a.API, "-to="+b.API, "-sibling="+c.API, "-yes")
-	if err == nil || !strings.Contains(words, "-force") {
-		t.Fatalf("the primary is away, and nothing was said of force: %v", err)
+	if err == nil || !strings.Contains(words, "is sealed") || !strings.Contains(words, "-force") {
+		t.Fatalf("the primary is sealed, and that or force was not named: %v", err)
 	}
 	r, words, err := failover(t, env, "b\n", "-from="+a.API, "-to="+b.API, "-sibling="+c.API, "-force")
-	if err != nil || !r.Forced || len(r.LeftAlone) != 1 || !strings.Contains(words, "estimated loss") {
+	if err != nil || !r.Forced || len(r.LeftAlone) != 1 || !strings.Contains(words, "estimated loss") || !strings.Contains(words, "is sealed. Promoting") {
 		t.Fatalf("forced: %+v, %v", r, err)
 	}
 	o.allOn(t, b, b.Token) // all of it had arrived
+	a.Kill()
 	a.Start()
 	cluster.Eventually(t, cluster.Deadline, "the former primary is fenced", func() (bool, string) {
 		s, err := a.Status(cluster.DR)
