@@ -131,10 +131,27 @@ func TestLookupDoesNotSpendTheToken(t *testing.T) {
 	if _, err := s.Redeem(enginetest.Context(t), text, request, "r"); err != nil {
 		t.Fatal(err)
 	}
-	_, err := s.LookupActivation(text)
-	wantRefused(t, err, notValid)
+	act, err := getActivation(s.e, recordActivation(DR, s.mustRecord(DR, "eu").JTI))
+	if err != nil || act == nil {
+		t.Fatal(act, err)
+	}
+	used := notValid + ": it was used already on " + time.Unix(act.Redeemed, 0).UTC().Format(time.RFC3339)
+	_, err = s.LookupActivation(text)
+	wantRefused(t, err, used)
+	wantRefused(t, err, `by secondary "eu": make a new one on the primary (sys/replication/dr/primary/secondary-token)`)
 	_, err = s.LookupActivation("a.b.c")
 	wantRefused(t, err, notValid)
+	unspent := s.mustToken(DR, "us")
+	s.clock.advance(defaultTTL + time.Second)
+	_, err = s.LookupActivation(text)
+	wantRefused(t, err, used)
+	_, err = s.LookupActivation(unspent)
+	wantRefused(t, err, notValid+": it ended on ")
+	for name, bad := range map[string]string{"a forged one": text[:len(text)-4] + "AAAA", "a forged one that was not used": unspent[:len(unspent)-4] + "AAAA"} {
+		if _, err := s.LookupActivation(bad); err == nil || err.Error() != notValid {
+			t.Errorf("%s: got %v, want no more than %q", name, err, notValid)
+		}
+	}
 }
 
 func TestRedeemOnceAndAgainWhenTheReplyWasLost(t *testing.T) {
@@ -165,7 +182,7 @@ func TestRedeemOnceAndAgainWhenTheReplyWasLost(t *testing.T) {
 	}
 	_, other := mustRequest(t)
 	_, err = s.Redeem(ctx, text, other, "192.0.2.1:99")
-	wantRefused(t, err, notValid)
+	wantRefused(t, err, notValid+": it was used already on ")
 	refused, _ := s.Status(DR)["refused_activations"].([]map[string]any)
 	if len(refused) != 1 || refused[0]["node_id"] != "eu" {
 		t.Errorf("refused_activations: got %v, want eu", refused)
@@ -175,7 +192,10 @@ func TestRedeemOnceAndAgainWhenTheReplyWasLost(t *testing.T) {
 	}
 	s.clock.advance(2 * time.Minute)
 	_, err = s.Redeem(ctx, text, request, "r")
-	wantRefused(t, err, notValid)
+	wantRefused(t, err, notValid+": it was used already on ")
+	s.clock.advance(24 * time.Hour)
+	_, err = s.Redeem(ctx, text, request, "r")
+	wantRefused(t, err, notValid+": it was used already on ")
 }
 
 func TestRedeemRefuses(t *testing.T) {
@@ -223,7 +243,7 @@ func TestRedeemRefuses(t *testing.T) {
 		{"no token", "", request, notValid},
 		{"a forged token", text[:len(text)-4] + "AAAA", request, notValid},
 		{"a token of another set", foreign.mustToken(DR, "eu"), request, notValid},
-		{"an expired token", expired.Token, request, notValid},
+		{"an expired token", expired.Token, request, notValid + ": it ended on "},
 		{"a revoked secondary", revoked, request, notValid},
 		{"a token that a newer one of the same id replaced", replaced, request, notValid},
 		{"a MiB of dots", strings.Repeat(".", 1<<20), request, notValid},

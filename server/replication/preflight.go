@@ -42,7 +42,7 @@ func (n *Node) preflight(ctx context.Context, k Kind, a *primaryAPI, text string
 	}
 	var l lookedUp
 	if err := a.post(ctx, "/v1/sys/wrapping/lookup", map[string]string{"token": text}, &l); err != nil {
-		return nil, unreachablef("%w (looking the token up; it was not used)", err)
+		return nil, unreachablef("%w (looking the token up, which does not use it)", err)
 	}
 	if l.Set == "" {
 		return nil, refuse("check failed: the primary. What answers at its API address tells neither its cluster address nor its size: it is no Lockstep primary, or something between changes its answers. Give the right primary_api_addr. The token was not used")

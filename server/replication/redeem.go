@@ -13,7 +13,7 @@ import (
 	"github.com/lockstepdb/lockstep/wal"
 )
 
-// notValid is the one answer to tokens that cannot be used; the log says which of the many reasons it was.
+// notValid begins the answer to every token that cannot be used. Only of one that this set signed is said why; the log has the reason in any case.
 const notValid = "wrapping token is not valid or does not exist"
 
 // errOtherRequest means that a redeemed token came again with another certificate request.
@@ -43,8 +43,34 @@ func (n *Node) verified(text string) (Kind, *setConfig, token.Claims, error) {
 	if err != nil {
 		return "", nil, c, err
 	}
-	c, err = token.Verify(text, publicKey(key), set.Set, c.Kind, n.now())
-	return k, set, c, err
+	verified, err := token.Verify(text, publicKey(key), set.Set, c.Kind, n.now())
+	if errors.Is(err, token.ErrExpired) { // it was this set's once?
+		if ended, then := token.Verify(text, publicKey(key), set.Set, c.Kind, c.Expires.Add(-time.Second)); then == nil {
+			return k, set, ended, err
+		}
+	}
+	return k, set, verified, err
+}
+
+// unusable is the answer to a token that verified refused with err, or that is of this set and spent.
+func (n *Node) unusable(k Kind, set *setConfig, c token.Claims, err error) *Refused {
+	if err != nil && (!errors.Is(err, token.ErrExpired) || c.ID == "") {
+		return refuse(notValid)
+	}
+	act, readErr := getActivation(n.engine, recordActivation(k, c.ID))
+	switch {
+	case readErr == nil && act != nil && act.Set == set.Set && act.Request != "":
+		return act.spent(k)
+	case err != nil:
+		return refuse(notValid+": it ended on %s: make a new one on the primary (%s)", c.Expires.UTC().Format(time.RFC3339), creationPath(k))
+	}
+	return refuse(notValid)
+}
+
+// spent is the answer to a token that was redeemed.
+func (a *activationRecord) spent(k Kind) *Refused {
+	return refuse(notValid+": it was used already on %s by secondary %q: make a new one on the primary (%s)",
+		time.Unix(a.Redeemed, 0).UTC().Format(time.RFC3339), a.ID, creationPath(k))
 }
 
 // LookupActivation answers sys/wrapping/lookup for an activation token, without spending it.
@@ -52,7 +78,7 @@ func (n *Node) LookupActivation(text string) (*Activation, error) {
 	k, set, c, err := n.verified(text)
 	if err != nil {
 		n.log.Warn("lookup of an activation token refused", "error", err)
-		return nil, refuse(notValid)
+		return nil, n.unusable(k, set, c, err)
 	}
 	act, err := getActivation(n.engine, recordActivation(k, c.ID))
 	if err != nil {
@@ -64,7 +90,7 @@ func (n *Node) LookupActivation(text string) (*Activation, error) {
 	}
 	if act == nil || act.Set != set.Set || act.Request != "" || rec == nil || rec.JTI != c.ID || rec.State != secondaryIssued {
 		n.log.Warn("lookup of an activation token refused", "secondary", c.Secondary, "error", "it was redeemed or revoked")
-		return nil, refuse(notValid)
+		return nil, n.unusable(k, set, c, nil)
 	}
 	a := activationOf(k, c)
 	records, bytes := n.size(k)
@@ -114,7 +140,7 @@ func (n *Node) Redeem(ctx context.Context, text, requestPEM, remote string) (map
 	k, set, c, err := n.verified(text)
 	if err != nil {
 		log.Warn("activation refused", "error", err)
-		return nil, refuse(notValid)
+		return nil, n.unusable(k, set, c, err)
 	}
 	log = log.With("set", string(k), "secondary", c.Secondary)
 	ca, err := n.authority(k, set)
@@ -135,7 +161,7 @@ func (n *Node) Redeem(ctx context.Context, text, requestPEM, remote string) (map
 	case errors.Is(err, errOtherRequest):
 		log.Error("activation refused: the token is in a second hand; revoke the secondary unless you know why", "error", err)
 		n.countRefused(ctx, k, c, remote)
-		return nil, refuse(notValid)
+		return nil, n.unusable(k, set, c, nil)
 	case isOutcome(err):
 		log.Warn("activation refused", "error", "the token was redeemed before, or the secondary was revoked")
 		return nil, err
@@ -174,7 +200,7 @@ func (n *Node) spend(ctx context.Context, k Kind, set *setConfig, c token.Claims
 			case act.Request != "" && act.Request != hash:
 				return nil, errOtherRequest
 			case act.Request != "" && now.Unix()-act.Redeemed > int64(retryTime.Seconds()):
-				return nil, refuse(notValid)
+				return nil, act.spent(k)
 			case act.Request != "":
 				result = act.Certificate
 				return nil, nil
