@@ -117,9 +117,9 @@ func TestAReplayWritesWhatNothingHasTouchedSince(t *testing.T) {
 func TestALongReplayReadsTheLogOnceAndSeesWhatIsWrittenMeanwhile(t *testing.T) {
 	t.Parallel()
 	ctx := enginetest.Context(t)
-	const records = maxKeys + 500
+	const records, size = 60, chunkTarget / 20 // three parts
 	a, b := partedPrimary(t, nil, func(a *cluster) { a.load(shared, storage.Replicated, "base", 10, 20) },
-		func(a *cluster) { a.load(shared, storage.Replicated, "lost", records, 20) })
+		func(a *cluster) { a.load(shared, storage.Replicated, "lost", records, size) })
 	a.repoint(DR, b, "a-old")
 	b.demote(DR)
 	a.promote(DR, true)

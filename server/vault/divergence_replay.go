@@ -179,4 +179,3 @@ func (row *replayRow) decode() (*replication.ReplayChange, error) {
 	}
 	return out, nil
 }
-
