@@ -147,7 +147,7 @@ func TestALongReplayReadsTheLogOnceAndSeesWhatIsWrittenMeanwhile(t *testing.T) {
 	}
 	content := enginetest.Content(t, a.e)[shared]
 	if content[key(records-1)] != "newer" || content[key(records-2)] != "" {
-		t.Errorf("what was written meanwhile is now %q and %q", content[key(records-1)], content[key(records-2)])
+		t.Errorf("what was written meanwhile is now %.20q and %.20q", content[key(records-1)], content[key(records-2)])
 	}
 
 	d := newReplayDecision(a.kept.List()[0].Common, map[string]uint64{string(shared[:]) + key(0): 1})
