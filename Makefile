@@ -29,7 +29,7 @@ SIDE_BY_SIDE = -p $(shell expr $(CORES) + 1) -parallel $(shell expr 2 '*' $(CORE
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 	@echo
-	@echo "  ROUNDS=$(ROUNDS) and SEED=... steer test-crash, test-chaos and test-switchover, RECORDS=$(RECORDS) test-failback and test-retention, PAUSED=$(PAUSED) test-paused,"
+	@echo "  ROUNDS=$(ROUNDS) and SEED=... steer test-crash, test-chaos (MORE=1: more kinds of steps) and test-switchover, RECORDS=$(RECORDS) test-failback and test-retention, PAUSED=$(PAUSED) test-paused,"
 	@echo "  FUZZTIME=$(FUZZTIME) each fuzz target, DEMO='-keep' the demo, BENCH='-only=^write -runs=5' the benchmarks (BENCH=-help lists the rest)."
 
 .PHONY: setup
@@ -99,7 +99,7 @@ format: ## gofmt -w
 
 .PHONY: test-crash
 test-crash: ## kill -9 under load, ROUNDS times; SEED repeats a run
-	cd test && $(GO) test -count=1 -timeout 0 ./crash -run '^TestCrash$$' -v -rounds=$(ROUNDS) $(if $(SEED),-seed=$(SEED))
+	cd test && $(GO) test -count=1 -timeout 0 ./crash -run '^TestCrash$$' -v -rounds=$(ROUNDS) $(if $(SEED),-seed=$(SEED)) $(if $(MORE),-more)
 
 .PHONY: test-chaos
 test-chaos: ## faults and role changes at random, ROUNDS times, judged by a model; SEED repeats the plans

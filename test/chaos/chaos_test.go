@@ -11,6 +11,7 @@ import (
 var (
 	rounds = flag.Int("rounds", 1, "rounds of TestChaos")
 	seed   = flag.Uint64("seed", 0, "seed of TestChaos's first round; 0 takes one from the clock and prints it")
+	more   = flag.Bool("more", false, "let each round have the steps that the plans of old do not have, too")
 	keep   = flag.Bool("keep", false, "keep the logs and data directories of rounds that pass, too")
 )
 
@@ -20,11 +21,14 @@ func TestChaos(t *testing.T) {
 	if *seed == 0 {
 		*seed = uint64(time.Now().Unix())
 	}
-	t.Logf("%d rounds, -seed=%d (make test-chaos ROUNDS=%d SEED=%d)", *rounds, *seed, *rounds, *seed)
+	t.Logf("%d rounds, -seed=%d (make test-chaos ROUNDS=%d SEED=%d%s)", *rounds, *seed, *rounds, *seed, map[bool]string{true: " MORE=1"}[*more])
 	total, began := newTally(), time.Now()
 	passed := 0
 	for i := range *rounds {
 		p := newPlan(*seed + uint64(i))
+		if *more {
+			p.addMore()
+		}
 		ok := t.Run(fmt.Sprintf("seed=%d", p.seed), func(t *testing.T) {
 			dir, err := os.MkdirTemp("", "lockstep-chaos-")
 			if err != nil {

@@ -14,10 +14,13 @@
 //   - a performance secondary shows a prefix, never goes back, and shows what
 //     an index token names;
 //   - what was refused is never seen;
+//   - a primary that has said that it is fenced acknowledges nothing until an
+//     operator demotes it;
 //   - all clusters end with the same roots and the same records, and
 //     `lockstep check` finds their files in order.
 //
 // The seed repeats the plan: topology, operations of each client, faults and
 // role changes in order. How operations and steps interleave in time is up to
-// the machine.
+// the machine. With -more a plan gives up some of its steps for others: a
+// former primary that is told of its successor before it is demoted.
 package chaos

@@ -40,11 +40,14 @@ type verdict struct {
 	tally   *tally
 	// archived is nil where a data directory was replaced or emptied, and with it what may have been archived there.
 	archived *archived
+	fenced   []fenced
+	released []release
 }
 
 // judge fails the round for everything that the model does not allow.
 func (w *world) judge() {
-	v := &verdict{ops: w.history.all(), reigns: w.reigns, calm: w.wasCalm, tally: w.tally, archived: w.archived, crashes: w.tally.crashed > 0}
+	v := &verdict{ops: w.history.all(), reigns: w.reigns, calm: w.wasCalm, tally: w.tally, archived: w.archived, crashes: w.tally.crashed > 0,
+		fenced: w.fenced, released: w.released}
 	v.attribute(w.reignOf)
 	v.count()
 	v.judge()
@@ -198,6 +201,7 @@ func (v *verdict) count() {
 func (v *verdict) judge() {
 	v.nothingLostAsPlanned()
 	v.lostIsArchived()
+	v.fencedTakesNothing()
 	v.refusedIsNeverSeen()
 	v.lists()
 	v.secondaries()

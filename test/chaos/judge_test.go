@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lockstepdb/lockstep/test/cluster"
 )
 
 // story makes histories by hand: one operation after the other, each a millisecond long, a millisecond apart.
@@ -15,6 +17,8 @@ type story struct {
 	index                   uint64
 	clock                   time.Duration
 	archived                *archived
+	fenced                  []fenced
+	released                []release
 }
 
 func newStory() *story {
@@ -66,9 +70,23 @@ func (s *story) promote(kept, lost *op, planned bool) {
 	s.reigns = append(s.reigns, &reign{number: len(s.reigns) + 1, on: s.second, planned: planned, first: s.clock, kept: kept, lost: lost})
 }
 
+// stays lets a successor begin by force while the former primary goes on, and returns the write that both have.
+func (s *story) stays() *op {
+	x := s.write("kv/k0", 0)
+	s.promote(x, nil, false)
+	s.reigns[0].last = 0
+	return x
+}
+
+// told lets the first primary's status show that it is fenced.
+func (s *story) told(kind cluster.Kind) {
+	s.clock += 2 * time.Millisecond
+	s.fenced = append(s.fenced, fenced{s.primary, kind, s.clock, s.clock + time.Millisecond})
+}
+
 func (s *story) judge() []string {
 	t := newTally()
-	v := &verdict{ops: s.ops, reigns: s.reigns, calm: func(*op) bool { return true }, tally: t, archived: s.archived}
+	v := &verdict{ops: s.ops, reigns: s.reigns, calm: func(*op) bool { return true }, tally: t, archived: s.archived, fenced: s.fenced, released: s.released}
 	v.attribute(func(fork string) (n int, ok bool) {
 		_, err := fmt.Sscan(fork, &n)
 		return n, err == nil && n > 0 && n <= len(s.reigns)
@@ -264,6 +282,50 @@ func TestTheJudgeFindsWhatTheModelDoesNotAllow(t *testing.T) {
 		{"a write under a fork of nobody", func(s *story) {
 			s.write(v1, 0).at.fork = "77"
 		}, "fork that no primary had"},
+		{"a fenced primary that refuses what it is asked for afterwards", func(s *story) {
+			x := s.stays()
+			s.told(cluster.DR)
+			s.add(&op{kind: put, key: v1, reign: 1, on: s.primary, direct: true, outcome: refused, detail: "this cluster is fenced and takes no writes: b was promoted"})
+			s.read(nil, v1, x, 0)
+		}, ""},
+		{"a fenced primary, by its status, that acknowledges a write", func(s *story) {
+			s.stays()
+			s.told(cluster.DR)
+			s.add(&op{kind: put, key: v1, reign: 1, on: s.primary, direct: true})
+		}, "had said"},
+		{"a fenced primary, by an answer to a client, that acknowledges a write that another cluster forwards", func(s *story) {
+			s.stays()
+			s.add(&op{kind: put, key: v1, reign: 1, on: s.primary, direct: true, outcome: refused, detail: "this cluster is fenced and takes no writes to what is shared: b was promoted"})
+			s.add(&op{kind: put, key: v1, reign: 1, on: s.reader})
+		}, "had said"},
+		{"a write that was asked for before the primary said that it is fenced", func(s *story) {
+			s.stays()
+			s.add(&op{kind: put, key: v1, reign: 1, on: s.primary, direct: true})
+			s.told(cluster.DR)
+			s.fenced[0].to = s.ops[1].ret
+		}, ""},
+		{"a delete that finds nothing on a fenced primary", func(s *story) {
+			s.stays()
+			s.told(cluster.DR)
+			s.add(&op{kind: remove, key: v2, reign: 1, on: s.primary, direct: true}).at = place{}
+		}, ""},
+		{"a delete that finds something on a fenced primary", func(s *story) {
+			s.stays()
+			s.told(cluster.DR)
+			s.add(&op{kind: remove, key: v1, reign: 1, on: s.primary, direct: true})
+		}, "had said"},
+		{"a fenced primary that was demoted, and takes writes again when it is promoted", func(s *story) {
+			s.stays()
+			s.told(cluster.DR)
+			s.released = append(s.released, release{s.primary, cluster.DR, s.clock + 1})
+			s.add(&op{kind: put, key: v1, reign: 1, on: s.primary, direct: true})
+		}, ""},
+		{"a fenced primary that was demoted in its other set, and takes a write", func(s *story) {
+			s.stays()
+			s.told(cluster.DR)
+			s.released = append(s.released, release{s.primary, cluster.Performance, s.clock + 1})
+			s.add(&op{kind: put, key: v1, reign: 1, on: s.primary, direct: true})
+		}, "had said"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

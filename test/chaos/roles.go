@@ -22,6 +22,9 @@ func path(kind cluster.Kind, call string) string {
 
 // role makes a call that changes a role, and repeats it until it is answered 200.
 func (w *world) role(m *member, kind cluster.Kind, call string, body map[string]any, crash time.Duration) error {
+	if call == "primary/demote" {
+		w.noteRelease(m, kind)
+	}
 	if crash > 0 {
 		answered := make(chan struct{})
 		go func() {
@@ -180,6 +183,11 @@ func (w *world) gather(st *site) error {
 			return err
 		}
 	}
+	return w.gatherMembers(st)
+}
+
+// gatherMembers brings a site whose active member is another one, and those that follow it, into the performance set again.
+func (w *world) gatherMembers(st *site) error {
 	if st != w.primary {
 		// It is a member of the performance set, with the identity of its predecessor or without a primary.
 		if w.awaitStream(st.active, cluster.Performance, selfTime) == nil {

@@ -196,6 +196,8 @@ func (w *world) change(s step) error {
 		return w.revoke(s.pick)
 	case stepAnew:
 		return w.anew(s.pick)
+	case stepFence:
+		return w.fence(s.pick, s.how)
 	case stepWrong:
 		return w.wrong(w.members[s.pick%len(w.members)])
 	}

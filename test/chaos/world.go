@@ -82,6 +82,9 @@ type world struct {
 
 	out map[*member]bool // clients are sent elsewhere
 
+	fenced   []fenced
+	released []release
+
 	archived *archived // at the end
 	replaced bool      // a data directory was, and with it its archives
 
