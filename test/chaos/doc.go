@@ -22,5 +22,6 @@
 // The seed repeats the plan: topology, operations of each client, faults and
 // role changes in order. How operations and steps interleave in time is up to
 // the machine. With -more a plan gives up some of its steps for others: a
-// former primary that is told of its successor before it is demoted.
+// former primary that is told of its successor before it is demoted, and the
+// command lockstep failover, planned and forced.
 package chaos

@@ -357,10 +357,21 @@ func TestASeedIsAPlan(t *testing.T) {
 		for _, s := range p.steps {
 			used[s.what] = true
 		}
+		old := p.String()
+		p.addMore()
+		again := newPlan(seed)
+		again.addMore()
+		if again.String() != p.String() || p.String() == old {
+			t.Fatalf("seed %d gives with more the plans:\n%s\n%s", seed, p, again)
+		}
+		for _, s := range p.steps {
+			used[s.what] = true
+		}
 	}
 	for _, what := range []string{
 		stepKill, stepPause, stepCut, stepHalf, stepDelay, stepClock, stepFull, stepRestore,
 		stepSwitch, stepFail, stepPerfSwitch, stepPerfFail, stepRepoint, stepRevoke, stepAnew, stepWrong,
+		stepFence, stepCommand, stepCommandFail,
 	} {
 		if !used[what] {
 			t.Errorf("no plan has %q", what)

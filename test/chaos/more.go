@@ -4,7 +4,9 @@ import "math/rand/v2"
 
 // Steps that only plans with more have: those without stay what their seeds have always given.
 const (
-	stepFence = "forced promotion of which the former primary hears"
+	stepFence       = "forced promotion of which the former primary hears"
+	stepCommand     = "lockstep failover"
+	stepCommandFail = "lockstep failover by force"
 )
 
 // keptSteps of the plan are carried out beside the added ones: a round is not to be twice as long.
@@ -22,5 +24,11 @@ func (p *plan) addMore() {
 
 // added are the steps that addMore gives to a plan of this topology.
 func (t topology) added() []string {
-	return []string{stepFence}
+	all := []string{stepFence}
+	for _, s := range t.sites {
+		if len(s) > 1 {
+			return append(all, stepCommand, stepCommandFail)
+		}
+	}
+	return all
 }

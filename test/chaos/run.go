@@ -164,7 +164,7 @@ func (w *world) step(s step) error {
 // change does a role change.
 func (w *world) change(s step) error {
 	switch s.what {
-	case stepSwitch, stepFail:
+	case stepSwitch, stepFail, stepCommand, stepCommandFail:
 		var of []*site
 		for _, st := range w.sites {
 			if len(st.standbys) > 0 {
@@ -173,8 +173,13 @@ func (w *world) change(s step) error {
 		}
 		st := of[s.pick%len(of)]
 		to := st.standbys[s.pick/7%len(st.standbys)]
-		if s.what == stepSwitch {
+		switch s.what {
+		case stepSwitch:
 			return w.switchover(st, to, s.crash)
+		case stepCommand:
+			return w.commandSwitch(st, to)
+		case stepCommandFail:
+			return w.commandFail(st, to, s.how)
 		}
 		return w.failover(st, to, s.how, s.crash)
 	case stepPerfSwitch, stepPerfFail:
