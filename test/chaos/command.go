@@ -117,6 +117,9 @@ func (w *world) commandFail(st *site, to *member, how int) error {
 		return err
 	}
 	w.waitOps(20)
+	if err := w.login(to); err != nil { // it may have none of its own part yet
+		return &stuck{err}
+	}
 	w.endReign(from)
 	w.noteRelease(from, cluster.DR)
 	_, err = w.command(st, from, to, false)

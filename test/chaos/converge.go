@@ -111,5 +111,5 @@ func (w *world) files(records []byte) error {
 			return err
 		}
 	}
-	return nil
+	return w.restoreShots()
 }

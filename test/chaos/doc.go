@@ -16,12 +16,15 @@
 //   - what was refused is never seen;
 //   - a primary that has said that it is fenced acknowledges nothing until an
 //     operator demotes it;
+//   - a snapshot of the primary is the state of one moment, with all that was
+//     acknowledged before it was asked for;
 //   - all clusters end with the same roots and the same records, and
 //     `lockstep check` finds their files in order.
 //
 // The seed repeats the plan: topology, operations of each client, faults and
 // role changes in order. How operations and steps interleave in time is up to
 // the machine. With -more a plan gives up some of its steps for others: a
-// former primary that is told of its successor before it is demoted, and the
-// command lockstep failover, planned and forced.
+// former primary that is told of its successor before it is demoted, the
+// command lockstep failover, planned and forced, and snapshots, which are
+// restored and held against the writes when the round has ended.
 package chaos

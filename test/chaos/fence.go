@@ -87,6 +87,9 @@ func (w *world) noteRelease(m *member, kind cluster.Kind) {
 
 // fence promotes a secondary by force while its primary is cut off, lets that hear of it, and clients go on there until an operator demotes it.
 func (w *world) fence(pick, how int) error {
+	if err := w.healAll(); err != nil {
+		return err
+	}
 	st := w.primary
 	var others []*site
 	for _, other := range w.sites {

@@ -41,13 +41,14 @@ type verdict struct {
 	// archived is nil where a data directory was replaced or emptied, and with it what may have been archived there.
 	archived *archived
 	fenced   []fenced
+	shots    []*shot
 	released []release
 }
 
 // judge fails the round for everything that the model does not allow.
 func (w *world) judge() {
 	v := &verdict{ops: w.history.all(), reigns: w.reigns, calm: w.wasCalm, tally: w.tally, archived: w.archived, crashes: w.tally.crashed > 0,
-		fenced: w.fenced, released: w.released}
+		fenced: w.fenced, shots: w.shots, released: w.released}
 	v.attribute(w.reignOf)
 	v.count()
 	v.judge()
@@ -202,6 +203,7 @@ func (v *verdict) judge() {
 	v.nothingLostAsPlanned()
 	v.lostIsArchived()
 	v.fencedTakesNothing()
+	v.snapshots()
 	v.refusedIsNeverSeen()
 	v.lists()
 	v.secondaries()

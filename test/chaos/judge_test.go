@@ -18,6 +18,7 @@ type story struct {
 	clock                   time.Duration
 	archived                *archived
 	fenced                  []fenced
+	shots                   []*shot
 	released                []release
 }
 
@@ -78,6 +79,13 @@ func (s *story) stays() *op {
 	return x
 }
 
+// snapshot is one of the present primary, taken in a millisecond after another, at an index, with values by key.
+func (s *story) snapshot(index uint64, shows map[string]string) {
+	s.clock += 2 * time.Millisecond
+	r := s.reigns[len(s.reigns)-1]
+	s.shots = append(s.shots, &shot{on: r.on, reign: r.number, call: s.clock, ret: s.clock + time.Millisecond, index: index, shows: shows})
+}
+
 // told lets the first primary's status show that it is fenced.
 func (s *story) told(kind cluster.Kind) {
 	s.clock += 2 * time.Millisecond
@@ -86,7 +94,7 @@ func (s *story) told(kind cluster.Kind) {
 
 func (s *story) judge() []string {
 	t := newTally()
-	v := &verdict{ops: s.ops, reigns: s.reigns, calm: func(*op) bool { return true }, tally: t, archived: s.archived, fenced: s.fenced, released: s.released}
+	v := &verdict{ops: s.ops, reigns: s.reigns, calm: func(*op) bool { return true }, tally: t, archived: s.archived, fenced: s.fenced, shots: s.shots, released: s.released}
 	v.attribute(func(fork string) (n int, ok bool) {
 		_, err := fmt.Sscan(fork, &n)
 		return n, err == nil && n > 0 && n <= len(s.reigns)
@@ -326,6 +334,54 @@ func TestTheJudgeFindsWhatTheModelDoesNotAllow(t *testing.T) {
 			s.released = append(s.released, release{s.primary, cluster.Performance, s.clock + 1})
 			s.add(&op{kind: put, key: v1, reign: 1, on: s.primary, direct: true})
 		}, "had said"},
+		{"a snapshot of the moment at which it was taken", func(s *story) {
+			x, y := s.write(v1, 0), s.write(v2, 1)
+			s.add(&op{kind: remove, key: v2})
+			s.write("kv/k1", 0)
+			s.add(&op{kind: remove, key: "kv/k1"})
+			s.snapshot(5, map[string]string{v1: x.value, v2: y.value})
+			s.write(v1, 0)
+		}, ""},
+		{"a snapshot without what was acknowledged before it", func(s *story) {
+			s.write(v1, 0)
+			s.snapshot(1, map[string]string{})
+		}, "lacks"},
+		{"a snapshot that ends before what was acknowledged before it", func(s *story) {
+			x := s.write(v1, 0)
+			s.write(v1, 0)
+			s.snapshot(1, map[string]string{v1: x.value})
+		}, "lacks what was acknowledged before it was asked for"},
+		{"a snapshot with an older write", func(s *story) {
+			x := s.write(v1, 0)
+			s.write(v1, 0)
+			s.snapshot(2, map[string]string{v1: x.value})
+		}, "has an older write"},
+		{"a snapshot with what was deleted", func(s *story) {
+			x := s.write(v1, 0)
+			s.add(&op{kind: remove, key: v1})
+			s.snapshot(2, map[string]string{v1: x.value})
+		}, "has an older write"},
+		{"a snapshot of two moments", func(s *story) {
+			s.write(v2, 1)
+			y := s.write(v1, 0)
+			y.ret += 5 * time.Millisecond // it is on its way while the snapshot is taken
+			s.snapshot(1, map[string]string{v1: y.value, v2: s.ops[0].value})
+		}, "has a later write"},
+		{"a snapshot with a write whose outcome is not known, and one without", func(s *story) {
+			x := s.add(&op{kind: put, key: v1, outcome: unknown})
+			s.snapshot(0, map[string]string{v1: x.value})
+			s.snapshot(0, map[string]string{})
+		}, ""},
+		{"a snapshot of a former primary with what its successor lacks", func(s *story) {
+			x, y := s.write(v2, 1), s.write(v2, 2)
+			s.snapshot(2, map[string]string{v2: y.value})
+			s.promote(x, y, false)
+		}, ""},
+		{"a snapshot of a successor with what it lacks", func(s *story) {
+			x, y := s.write(v2, 1), s.write(v2, 2)
+			s.promote(x, y, false)
+			s.snapshot(2, map[string]string{v2: y.value})
+		}, "has what was lost"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -371,7 +427,7 @@ func TestASeedIsAPlan(t *testing.T) {
 	for _, what := range []string{
 		stepKill, stepPause, stepCut, stepHalf, stepDelay, stepClock, stepFull, stepRestore,
 		stepSwitch, stepFail, stepPerfSwitch, stepPerfFail, stepRepoint, stepRevoke, stepAnew, stepWrong,
-		stepFence, stepCommand, stepCommandFail,
+		stepFence, stepSnapshot, stepCommand, stepCommandFail,
 	} {
 		if !used[what] {
 			t.Errorf("no plan has %q", what)

@@ -7,6 +7,7 @@ const (
 	stepFence       = "forced promotion of which the former primary hears"
 	stepCommand     = "lockstep failover"
 	stepCommandFail = "lockstep failover by force"
+	stepSnapshot    = "snapshot"
 )
 
 // keptSteps of the plan are carried out beside the added ones: a round is not to be twice as long.
@@ -24,7 +25,7 @@ func (p *plan) addMore() {
 
 // added are the steps that addMore gives to a plan of this topology.
 func (t topology) added() []string {
-	all := []string{stepFence}
+	all := []string{stepFence, stepSnapshot, stepSnapshot}
 	for _, s := range t.sites {
 		if len(s) > 1 {
 			return append(all, stepCommand, stepCommandFail)

@@ -201,6 +201,8 @@ func (w *world) change(s step) error {
 		return w.revoke(s.pick)
 	case stepAnew:
 		return w.anew(s.pick)
+	case stepSnapshot:
+		return w.snapshot(s.pick, s.how)
 	case stepFence:
 		return w.fence(s.pick, s.how)
 	case stepWrong:

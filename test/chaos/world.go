@@ -83,6 +83,7 @@ type world struct {
 	out map[*member]bool // clients are sent elsewhere
 
 	fenced   []fenced
+	shots    []*shot
 	released []release
 
 	archived *archived // at the end
@@ -168,7 +169,7 @@ func (w *world) enrol() {
 	w.must(p, "POST", "sys/mounts/secret", `{"type":"kv","options":{"version":"2"}}`)
 	w.must(p, "POST", "sys/auth/userpass", `{"type":"userpass"}`)
 	w.must(p, "PUT", "sys/policies/acl/all", encode(map[string]string{"policy": everything}))
-	dr := `path "sys/replication/dr/secondary/*" { capabilities = ["read", "update"] }`
+	dr := "path \"sys/replication/dr/secondary/*\" { capabilities = [\"read\", \"update\"] }\npath \"sys/storage/snapshot\" { capabilities = [\"update\"] }"
 	w.must(p, "PUT", "sys/policies/acl/dr-operation", encode(map[string]string{"policy": dr}))
 	w.must(p, "POST", "auth/token/roles/dr-operation", `{"allowed_policies":"dr-operation","orphan":true,"renewable":false,"token_type":"batch"}`)
 	w.must(p, "POST", "auth/userpass/users/"+account, encode(map[string]string{"password": passphrase, "policies": "all"}))
