@@ -152,6 +152,7 @@ func (w *world) join(m, p *member, kind cluster.Kind) error {
 		return err
 	}
 	m.known[kind] = id
+	m.since = w.history.now()
 	return w.await(m.name+" is a secondary", stepTime, func() (bool, string) {
 		s, err := m.node.Status(kind)
 		if err != nil {

@@ -237,6 +237,11 @@ func (o *op) answered(a *answer) {
 	case a.status == http.StatusBadRequest && o.kind == cas && strings.Contains(o.detail, "did not match the current version"):
 		o.outcome, o.mismatch = done, true
 		return
+	case a.status == http.StatusConflict && strings.Contains(o.detail, "committed here, not confirmed"):
+		if o.at, o.unconfirmed = placeOf(o.token); !o.unconfirmed {
+			o.outcome = unknown
+		}
+		return
 	case a.status == http.StatusConflict && strings.Contains(o.detail, "read before you write again"):
 		o.outcome = unknown
 		return

@@ -18,6 +18,8 @@
 //     operator demotes it;
 //   - a snapshot of the primary is the state of one moment, with all that was
 //     acknowledged before it was asked for;
+//   - what was acknowledged while the primary waited for all secondaries of a
+//     set is not lost by the promotion of one of them;
 //   - all clusters end with the same roots and the same records, and
 //     `lockstep check` finds their files in order.
 //
@@ -26,5 +28,6 @@
 // the machine. With -more a plan gives up some of its steps for others: a
 // former primary that is told of its successor before it is demoted, the
 // command lockstep failover, planned and forced, and snapshots, which are
-// restored and held against the writes when the round has ended.
+// restored and held against the writes when the round has ended. In every
+// second such round the primary waits for all its secondaries.
 package chaos

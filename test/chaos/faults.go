@@ -167,6 +167,7 @@ func (w *world) restore(s step) error {
 	w.waitOps(30)
 	m.node.Kill()
 	m.life.Add(1)
+	m.since = w.history.now()
 	w.replaced = true
 	if err := os.RemoveAll(m.node.Data); err != nil {
 		return fmt.Errorf("restore the data of %s: %w", m.name, err)

@@ -42,13 +42,14 @@ type verdict struct {
 	archived *archived
 	fenced   []fenced
 	shots    []*shot
+	levels   []*level
 	released []release
 }
 
 // judge fails the round for everything that the model does not allow.
 func (w *world) judge() {
 	v := &verdict{ops: w.history.all(), reigns: w.reigns, calm: w.wasCalm, tally: w.tally, archived: w.archived, crashes: w.tally.crashed > 0,
-		fenced: w.fenced, shots: w.shots, released: w.released}
+		fenced: w.fenced, shots: w.shots, levels: w.levels, released: w.released}
 	v.attribute(w.reignOf)
 	v.count()
 	v.judge()
@@ -116,6 +117,11 @@ func (v *verdict) attribute(reignOf func(fork string) (int, bool)) {
 		v.places[o.at]++
 		if o.at.index == 0 { // it changed nothing, or its place is not known
 			o.fate.unsure = true
+			if o.kind == remove && !o.direct && o.token == "" {
+				// It found nothing, at whichever primary the secondary had then: of the one that reigned it tells nothing.
+				o.outcome = refused
+				v.tally.note("delete by way of a secondary that found nothing")
+			}
 			continue
 		}
 		n, ok := reignOf(o.at.fork)
@@ -202,6 +208,7 @@ func (v *verdict) count() {
 func (v *verdict) judge() {
 	v.nothingLostAsPlanned()
 	v.lostIsArchived()
+	v.confirmedIsKept()
 	v.fencedTakesNothing()
 	v.snapshots()
 	v.refusedIsNeverSeen()

@@ -19,6 +19,7 @@ type story struct {
 	archived                *archived
 	fenced                  []fenced
 	shots                   []*shot
+	levels                  []*level
 	released                []release
 }
 
@@ -86,6 +87,12 @@ func (s *story) snapshot(index uint64, shows map[string]string) {
 	s.shots = append(s.shots, &shot{on: r.on, reign: r.number, call: s.clock, ret: s.clock + time.Millisecond, index: index, shows: shows})
 }
 
+// wait lets the primary wait for all secondaries of a set.
+func (s *story) wait(kind cluster.Kind) {
+	s.clock += 2 * time.Millisecond
+	s.levels = append(s.levels, &level{kind: kind, on: s.primary, reign: len(s.reigns), from: s.clock})
+}
+
 // told lets the first primary's status show that it is fenced.
 func (s *story) told(kind cluster.Kind) {
 	s.clock += 2 * time.Millisecond
@@ -94,7 +101,7 @@ func (s *story) told(kind cluster.Kind) {
 
 func (s *story) judge() []string {
 	t := newTally()
-	v := &verdict{ops: s.ops, reigns: s.reigns, calm: func(*op) bool { return true }, tally: t, archived: s.archived, fenced: s.fenced, shots: s.shots, released: s.released}
+	v := &verdict{ops: s.ops, reigns: s.reigns, calm: func(*op) bool { return true }, tally: t, archived: s.archived, fenced: s.fenced, shots: s.shots, levels: s.levels, released: s.released}
 	v.attribute(func(fork string) (n int, ok bool) {
 		_, err := fmt.Sscan(fork, &n)
 		return n, err == nil && n > 0 && n <= len(s.reigns)
@@ -225,6 +232,13 @@ func TestTheJudgeFindsWhatTheModelDoesNotAllow(t *testing.T) {
 			y := s.add(&op{kind: put, key: v2, version: 2, on: s.primary, direct: true, reign: 1})
 			s.write(v2, 2)
 			s.add(&op{kind: read, key: v2, on: s.primary, direct: true, reign: 1, found: true, got: y.value, version: 2})
+		}, ""},
+		{"a delete that a secondary sent to a former primary, where it found nothing", func(s *story) {
+			x := s.write(v2, 1)
+			s.promote(x, nil, false)
+			o := s.add(&op{kind: remove, key: v2, on: s.reader})
+			o.at, o.token = place{}, ""
+			s.read(nil, v2, x, 1)
 		}, ""},
 		{"a secondary that is behind and goes on", func(s *story) {
 			x := s.write(v1, 0)
@@ -382,6 +396,41 @@ func TestTheJudgeFindsWhatTheModelDoesNotAllow(t *testing.T) {
 			s.promote(x, y, false)
 			s.snapshot(2, map[string]string{v2: y.value})
 		}, "has what was lost"},
+		{"a write that all had confirmed and a forced promotion keeps", func(s *story) {
+			s.wait(cluster.DR)
+			x, y := s.write(v1, 0), s.write(v1, 0)
+			y.unconfirmed = true
+			s.promote(x, y, false)
+			s.read(nil, v1, x, 0)
+		}, ""},
+		{"a write that all had confirmed and a forced promotion loses", func(s *story) {
+			s.wait(cluster.DR)
+			x, y := s.write(v1, 0), s.write(v1, 0)
+			s.promote(x, y, false)
+			s.archived = &archived{places: map[place]bool{y.at: true}}
+		}, "when all secondaries of the dr set had it"},
+		{"a write from before the set had a level, lost", func(s *story) {
+			x, y := s.write(v1, 0), s.write(v1, 0)
+			s.wait(cluster.DR)
+			s.promote(x, y, false)
+		}, ""},
+		{"a write that the secondaries of the other set had confirmed, lost", func(s *story) {
+			s.wait(cluster.Performance)
+			x, y := s.write(v1, 0), s.write(v1, 0)
+			s.promote(x, y, false)
+		}, ""},
+		{"a write that one had confirmed before its data were replaced, lost by its promotion", func(s *story) {
+			s.wait(cluster.DR)
+			x, y := s.write(v1, 0), s.write(v1, 0)
+			s.promote(x, y, false)
+			s.reigns[1].since = s.clock
+		}, ""},
+		{"a write after the level was taken away, lost", func(s *story) {
+			s.wait(cluster.DR)
+			x := s.write(v1, 0)
+			s.levels[0].to = s.clock + 1500*time.Microsecond
+			s.promote(x, s.write(v1, 0), false)
+		}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

@@ -16,6 +16,7 @@ const keptSteps = 5
 // addMore gives a plan each step that the older kinds of plans lack, from a stream of numbers of its own.
 func (p *plan) addMore() {
 	r := rand.New(rand.NewPCG(p.seed, 2))
+	p.synchronous = r.IntN(2) == 0
 	p.steps = p.steps[:keptSteps]
 	for _, what := range p.topology.added() {
 		p.steps = append(p.steps, step{what: what, after: 15 + r.IntN(35), pick: r.IntN(60), how: r.IntN(60)})

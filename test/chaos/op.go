@@ -67,6 +67,8 @@ type op struct {
 	warned  bool // the answer says that it comes from a cluster that is being synced
 	at      place
 	token   string // index token of the answer
+	// unconfirmed is a write that was answered 409 with its place: it was committed there, and may be on too few secondaries.
+	unconfirmed bool
 
 	fate fate
 	idle bool // a delete that may have found nothing to delete: its place is that of another write then
@@ -100,6 +102,9 @@ func (o *op) String() string {
 	case o.mismatch:
 		b.WriteString(" another version")
 	default:
+		if o.unconfirmed {
+			b.WriteString(" not confirmed")
+		}
 		fmt.Fprintf(&b, " version %d at %.6s:%d", o.version, o.at.fork, o.at.index)
 		if o.fate.lostIn > 0 {
 			fmt.Fprintf(&b, ", lost with reign %d", o.fate.lostIn)

@@ -63,6 +63,8 @@ type plan struct {
 	topology topology
 	behind   bool // retention is small: who is away is overtaken
 	steps    []step
+
+	synchronous bool // the primary waits for all secondaries
 }
 
 func (p *plan) String() string {
@@ -70,6 +72,9 @@ func (p *plan) String() string {
 	fmt.Fprintf(&b, "plan of seed %d: %s", p.seed, p.topology)
 	if p.behind {
 		b.WriteString(", small retention")
+	}
+	if p.synchronous {
+		b.WriteString(", synchronous")
 	}
 	for i, s := range p.steps {
 		fmt.Fprintf(&b, "\n  %2d %s", i+1, s)

@@ -30,7 +30,10 @@ func (w *world) endReign(m *member) {
 
 // beginReign makes a member that serves writes the one that clients write to, and asks it which writes of former reigns it has.
 func (w *world) beginReign(m *member, planned bool) error {
-	r := &reign{number: w.reigning() + 1, on: m, planned: planned, first: w.history.now()}
+	r := &reign{number: w.reigning() + 1, on: m, planned: planned, first: w.history.now(), since: m.since}
+	if err := w.lower(m); err != nil {
+		return err
+	}
 	if n := len(w.reigns); n > 0 {
 		r.perf = w.reigns[n-1].on.site != m.site
 	}
@@ -57,7 +60,8 @@ func (w *world) learnFork(r *reign, limit time.Duration) bool {
 			_ = w.login(r.on)
 		}
 		at, ok := placeOf(a.header.Get("X-Vault-Index"))
-		if a.status >= 300 || !ok {
+		held := a.status == http.StatusConflict && strings.Contains(string(a.body), "not confirmed") // it is committed
+		if a.status >= 300 && !held || !ok {
 			return false, fmt.Sprintf("status %d: %s", a.status, a.body)
 		}
 		w.mu.Lock()

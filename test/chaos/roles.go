@@ -167,6 +167,9 @@ func (w *world) promoted(st *site, to *member, planned bool) error {
 			st.standbys[i] = st.active
 		}
 	}
+	if w.plan.synchronous { // a login writes, and is not answered while the level that was its predecessor's holds
+		to.use(st.active.userToken())
+	}
 	st.active = to
 	to.life.Add(1)
 	if st == w.primary {

@@ -15,17 +15,18 @@ import (
 
 // tally is what a round, or all of them, did.
 type tally struct {
-	ops      [kinds][outcomes]int
-	steps    map[string]int
-	notes    map[string]int
-	crashed  int // servers killed in the middle of a role change
-	wrong    int // calls refused for the cluster's part
-	lost     int // acknowledged writes that a forced promotion left behind
-	archived int // of them, those found in an archive
-	reads    int // of secondaries that were held against the order of writes
-	skipped  int // of those, reads while the secondary was being synced or moved
-	lostTold int // index tokens answered 409
-	failures []string
+	ops       [kinds][outcomes]int
+	steps     map[string]int
+	notes     map[string]int
+	crashed   int // servers killed in the middle of a role change
+	wrong     int // calls refused for the cluster's part
+	lost      int // acknowledged writes that a forced promotion left behind
+	confirmed int // acknowledged under a level, before a forced promotion that had to keep them
+	archived  int // of them, those found in an archive
+	reads     int // of secondaries that were held against the order of writes
+	skipped   int // of those, reads while the secondary was being synced or moved
+	lostTold  int // index tokens answered 409
+	failures  []string
 }
 
 func (t *tally) note(what string) { t.notes[what]++ }
@@ -47,6 +48,7 @@ func (t *tally) add(o *tally) {
 	}
 	t.crashed, t.wrong, t.lost, t.archived = t.crashed+o.crashed, t.wrong+o.wrong, t.lost+o.lost, t.archived+o.archived
 	t.reads, t.skipped, t.lostTold = t.reads+o.reads, t.skipped+o.skipped, t.lostTold+o.lostTold
+	t.confirmed += o.confirmed
 	t.failures = append(t.failures, o.failures...)
 }
 
@@ -74,6 +76,9 @@ func (t *tally) String() string {
 	}
 	fmt.Fprintf(&b, "; %d killed in a role change, %d calls refused for the part, %d reads of secondaries judged (%d not), %d acknowledged writes left behind by force (%d found in archives), %d index tokens answered as lost",
 		t.crashed, t.wrong, t.reads, t.skipped, t.lost, t.archived, t.lostTold)
+	if t.confirmed > 0 {
+		fmt.Fprintf(&b, ", %d writes that all secondaries had confirmed before a forced promotion", t.confirmed)
+	}
 	return b.String()
 }
 
@@ -104,6 +109,7 @@ func round(t *testing.T, p *plan, dir string, sum *tally) {
 		c := &client{id: i, w: w, r: rand.New(rand.NewPCG(p.seed, uint64(100+i))), versions: map[string]int{}}
 		load.Go(func() { c.run(ctx) })
 	}
+	w.raise()
 	err := w.carryOut()
 	if err == nil {
 		w.waitOps(20)
@@ -130,6 +136,7 @@ func (w *world) carryOut() error {
 		if err := w.step(s); err != nil {
 			return fmt.Errorf("step %d (%s): %w", i+1, s.what, err)
 		}
+		w.raise()
 	}
 	return w.healAll()
 }

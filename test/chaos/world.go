@@ -28,6 +28,8 @@ type member struct {
 	ids   int // activations asked for
 	// known is the id under which the primary of a kind knows it.
 	known map[cluster.Kind]string
+	// since is when its data were last replaced by older ones, or begun from empty.
+	since time.Duration
 }
 
 func (m *member) userToken() string {
@@ -63,8 +65,9 @@ type reign struct {
 	first, last time.Duration // last is 0 while it lasts
 	// kept is the last acknowledged write of former reigns that is here, lost the first that is not, as the primary says when it is asked for their index tokens.
 	kept, lost *op
-	blind      bool // it cannot tell
-	perf       bool // it has a log of its own
+	blind      bool          // it cannot tell
+	perf       bool          // it has a log of its own
+	since      time.Duration // when its data were last replaced by older ones, or filled anew
 }
 
 // world is one round's clusters and what is known of them.
@@ -84,6 +87,7 @@ type world struct {
 
 	fenced   []fenced
 	shots    []*shot
+	levels   []*level
 	released []release
 
 	archived *archived // at the end
