@@ -99,11 +99,11 @@ format: ## gofmt -w
 
 .PHONY: test-crash
 test-crash: ## kill -9 under load, ROUNDS times; SEED repeats a run
-	cd test && $(GO) test -count=1 -timeout 0 ./crash -run '^TestCrash$$' -v -rounds=$(ROUNDS) $(if $(SEED),-seed=$(SEED)) $(if $(MORE),-more)
+	cd test && $(GO) test -count=1 -timeout 0 ./crash -run '^TestCrash$$' -v -rounds=$(ROUNDS) $(if $(SEED),-seed=$(SEED))
 
 .PHONY: test-chaos
 test-chaos: ## faults and role changes at random, ROUNDS times, judged by a model; SEED repeats the plans
-	cd test && $(GO) test -count=1 -timeout 0 ./chaos -run '^TestChaos$$' -v -rounds=$(ROUNDS) $(if $(SEED),-seed=$(SEED))
+	cd test && $(GO) test -count=1 -timeout 0 ./chaos -run '^TestChaos$$' -v -rounds=$(ROUNDS) $(if $(SEED),-seed=$(SEED)) $(if $(MORE),-more)
 
 .PHONY: test-switchover
 test-switchover: ## planned switchovers under load, ROUNDS of each kind: nothing lost, nothing copied; prints the pause
