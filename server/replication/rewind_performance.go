@@ -54,7 +54,7 @@ func (l *life) setBack(ctx context.Context, a *answer) (why string, err error) {
 	}
 	after, err := l.tailAfter(seen, a.Common)
 	if err != nil {
-		return fmt.Sprintf("%v: ranges are compared", err), l.see(a.History)
+		return fmt.Sprintf("%v: ranges are compared", err), nil // the cursor has not moved: see below
 	}
 	t, err := l.archiveShared(ctx, a, after)
 	if err != nil {
@@ -62,7 +62,7 @@ func (l *life) setBack(ctx context.Context, a *answer) (why string, err error) {
 	}
 	switch {
 	case t.odd != "":
-		return t.odd + ": ranges are compared", l.see(a.History)
+		return t.odd + ": ranges are compared", nil
 	case len(t.archives) == 0:
 		err = l.replace(l.e.Cursor(engine.Performance), a.From)
 	default:
