@@ -128,6 +128,9 @@ func (w *txWork) sequence(s *sequencer) verdict {
 		return verdict{err: err}
 	}
 	p, seen, err := w.decide(s)
+	if err == nil && p == nil && !w.free {
+		err = fence.now.nothing(w.tx, s.ledger)
+	}
 	if err != nil || p == nil {
 		return verdict{err: err, after: seen}
 	}

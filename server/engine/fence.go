@@ -57,6 +57,19 @@ func (f *Fence) whole() error {
 	return f
 }
 
+// nothing refuses a transaction that found nothing to write in a scope that is fenced: there may be something where another cluster took this one's place.
+func (f *Fence) nothing(tx *Tx, l *ledger) error {
+	if f == nil {
+		return nil
+	}
+	for _, k := range tx.Reads {
+		if t, ok := l.total(k.Keyspace); ok && t.Scope == storage.Replicated {
+			return f
+		}
+	}
+	return nil
+}
+
 // entry refuses what changes a scope that is fenced.
 func (f *Fence) entry(entry *storage.Entry) error {
 	if f == nil {

@@ -21,6 +21,10 @@ func TestAFenceRefusesTransactionsByScope(t *testing.T) {
 		}})
 		return err
 	}
+	nothing := func(ks storage.KeyspaceID) error { // as a delete of what is not there
+		_, err := e.Do(ctx, &engine.Tx{Reads: []engine.Key{{Keyspace: ks, Key: []byte("none")}}, Exec: func(engine.Reader) ([]engine.Write, error) { return nil, nil }})
+		return err
+	}
 	for _, tt := range []struct {
 		name                    string
 		fence                   *engine.Fence
@@ -38,7 +42,9 @@ func TestAFenceRefusesTransactionsByScope(t *testing.T) {
 		}{
 			"replicated scope": {put(replicated, storage.Replicated), tt.shared},
 			"local scope":      {put(local, storage.Local), tt.own},
-			"Writable":         {e.Writable(), tt.unwritable},
+			"nothing to write in the replicated scope": {nothing(replicated), tt.shared},
+			"nothing to write in the local scope":      {nothing(local), tt.own},
+			"Writable":                                 {e.Writable(), tt.unwritable},
 		} {
 			if errors.Is(got.err, engine.ErrFenced) != got.want || got.err != nil && got.err.Error() != tt.fence.Reason {
 				t.Errorf("%s, %s: got %v, want refused %v", tt.name, name, got.err, got.want)

@@ -47,7 +47,7 @@ func (c *Core) confirm(r *request, rep *reply, err error) (*reply, error) {
 	if isLeaseLost(err) && r.committed == 0 {
 		return rep, err // it shows nothing, and is not to wait
 	}
-	warning, failed := n.AwaitConfirmed(r.ctx, r.committed > 0)
+	warning, failed := n.AwaitConfirmed(r.ctx, r.committed > 0 || rep.committedAway())
 	if failed == nil && r.committed > 0 {
 		var more string
 		more, failed = c.confirmWrite(n, r)
@@ -65,6 +65,11 @@ func (c *Core) confirm(r *request, rep *reply, err error) (*reply, error) {
 		rep.warn(warning)
 	}
 	return rep, err
+}
+
+// committedAway reports whether a forwarded request may have been committed by the primary.
+func (rep *reply) committedAway() bool {
+	return rep != nil && rep.sent != nil && (rep.sent.status < 300 || rep.sent.status == http.StatusConflict)
 }
 
 func isLeaseLost(err error) bool {

@@ -85,6 +85,19 @@ func TestAnswersThatAreNotConfirmed(t *testing.T) {
 	}
 }
 
+// TestAForwardedWriteThatIsNotConfirmedHereIsNotRepeated: the primary has committed it; the level of the forwarding cluster's own set is not met.
+func TestAForwardedWriteThatIsNotConfirmedHereIsNotRepeated(t *testing.T) {
+	p, s, link := pair(t)
+	vault.SetNode(s.core, &unconfirmed{part: link, set: true})
+	if g := s.call("PUT", "kv/x", s.root, `{"a":"1"}`); g.status != 409 || !strings.Contains(string(g.raw), "committed here, not confirmed") {
+		t.Errorf("got %v, want 409", g)
+	}
+	p.must(200, "GET", "kv/x", "")
+	if g := s.call("PUT", "secret/data/none", s.root, `{"data":{"a":1},"options":{"cas":7}}`); g.status != 503 {
+		t.Errorf("one that the primary refused: got %v, want 503", g)
+	}
+}
+
 func TestAMountHasALevelOfItsOwn(t *testing.T) {
 	p, _, _ := pair(t)
 	node := &unconfirmed{part: &part{performance: replication.Primary}, have: 1}
