@@ -49,14 +49,14 @@ func TestCertificatesAreRenewedUnderLoadWhateverTheClocksSay(t *testing.T) {
 			var load sync.WaitGroup
 			stop := make(chan struct{})
 			load.Go(func() {
-				pace := time.NewTicker(10 * pause)
+				pace := time.NewTicker(pause)
 				defer pace.Stop()
 				for {
 					select {
 					case <-stop:
 						return
 					case <-pace.C:
-						p.write(storage.KeyspaceID{7}, storage.Replicated, "k", 5)
+						p.write(storage.KeyspaceID{7}, storage.Replicated, "k", 10)
 					}
 				}
 			})

@@ -41,7 +41,6 @@ const (
 	whyChanged   = "the record was changed since"
 	whyForgotten = "whether it was changed since is not known any more: the log does not reach back that far"
 	whyForeign   = "the common point is not in this cluster's history"
-	whyCovered   = "it is not lost: it came from a place that the set still has"
 )
 
 // ReplayArchive writes an archive's changes again on this cluster, which must be writable for them: each only if nothing touched its record since the
@@ -80,7 +79,7 @@ func (n *Node) ReplayArchive(ctx context.Context, id string, report func(*Outcom
 	err = n.ReadArchive(id, 0, func(_ uint64, it *archive.Item) (bool, error) {
 		for _, c := range changesOf(it) {
 			if !it.Lost {
-				if err := report(&Outcome{Change: &c, Covered: true, Why: whyCovered}); err != nil {
+				if err := report(&Outcome{Change: &c, Covered: true}); err != nil {
 					return false, err
 				}
 				continue

@@ -65,16 +65,21 @@ func (t *replayed) reply() *reply {
 	return &reply{data: data}
 }
 
-func (c *Core) replayDivergence(r *request) (*reply, error) {
+// replaying is what both calls that replay begin with.
+func (c *Core) replaying() (node, *replayed, error) {
 	n, err := c.replicator()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	snap, err := c.current()
+	return n, &replayed{snap: snap}, err
+}
+
+func (c *Core) replayDivergence(r *request) (*reply, error) {
+	n, t, err := c.replaying()
 	if err != nil {
 		return nil, err
 	}
-	t := &replayed{snap: snap}
 	if err := n.ReplayArchive(r.ctx, r.rest, t.add); err != nil {
 		return nil, err
 	}
@@ -105,11 +110,7 @@ func (c *Core) replayChanges(r *request, p *replayParams) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := c.replicator()
-	if err != nil {
-		return nil, err
-	}
-	snap, err := c.current()
+	n, t, err := c.replaying()
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +118,6 @@ func (c *Core) replayChanges(r *request, p *replayParams) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &replayed{snap: snap}
 	for i := range out {
 		if err := t.add(&out[i]); err != nil {
 			return nil, err

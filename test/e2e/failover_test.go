@@ -41,7 +41,7 @@ func newThree(t *testing.T) (a, b, c *cluster.Node, o *oracle) {
 	}
 	o = &oracle{acked: map[string]string{}}
 	a.MustDo("POST", "sys/mounts/kv", `{"type":"kv","options":{"version":"1"}}`, 200, 204)
-	o.fill(t, a, "before", 200)
+	o.fill(t, a, "before", 500)
 	return a, b, c, o
 }
 

@@ -51,7 +51,7 @@ func newDRSite(t *testing.T) *drSite {
 		}
 	}
 	d.a.MustDo("PUT", "secret-us/x", `{"value":"not for perf"}`, 204)
-	d.oracle.fill(t, d.a, "before", 500)
+	d.oracle.fill(t, d.a, "before", 2000)
 	return d
 }
 
@@ -123,7 +123,7 @@ func (d *drSite) planned(b *runbook) {
 
 // failback restores the order: the same with the parts swapped, at rest.
 func (d *drSite) failback(b *runbook) {
-	d.oracle.fill(b.t, d.b, "away", 200)
+	d.oracle.fill(b.t, d.b, "away", 500)
 	b.follows(d.a, d.b, cluster.DR, "a")
 	b.follows(d.c, d.b, cluster.DR, "c")
 	b.change(d.b, drPath+"primary/demote", nil)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/vault/api"
 	"golang.org/x/sync/errgroup"
@@ -92,10 +91,7 @@ func startLoad(n *cluster.Node, path string) *load {
 	l := &load{path: path, grown: make(chan struct{}, 1)}
 	for w := range loaders {
 		l.done.Go(func() {
-			pace := time.NewTicker(10 * time.Millisecond) // all that is acknowledged is read again
-			defer pace.Stop()
 			for i := 0; ; i++ {
-				<-pace.C
 				err := n.Put(context.Background(), "kv/"+l.key(w, i), cluster.Value(i, w, recordBytes))
 				l.mu.Lock()
 				if err != nil {

@@ -26,7 +26,7 @@ func performanceFailover(b *runbook) {
 		}
 	}
 	o := &oracle{acked: map[string]string{}}
-	o.fill(b.t, p, "before", 300)
+	o.fill(b.t, p, "before", 1000)
 	p.MustDo("PUT", "secret-us/x", `{"value":"not for the other one"}`, 204)
 
 	b.change(p, perfPath+"primary/enable", nil)

@@ -18,7 +18,7 @@ const (
 	retryAfter = 5 * time.Millisecond
 )
 
-// clients write without end, each record once, at whichever member takes it: what was refused goes to the next member, until it is acknowledged. What was
+// clients write without pause, each record once, at whichever member takes it: what was refused goes to the next member, until it is acknowledged. What was
 // acknowledged is their list, outside the servers.
 type clients struct {
 	path string
@@ -47,10 +47,7 @@ func (c *clients) key(w, i int) string { return fmt.Sprintf("kv/%s/%d/%06d", c.p
 
 func (c *clients) write(ctx context.Context, w int) {
 	at := 0
-	pace := time.NewTicker(3 * time.Millisecond) // the servers, not this process, are to have the processors
-	defer pace.Stop()
 	for i := 0; ctx.Err() == nil; {
-		<-pace.C
 		if err := c.at[at].Put(ctx, c.key(w, i), cluster.Value(i, w, valueBytes)); err != nil {
 			at = (at + 1) % len(c.at)
 			select {
