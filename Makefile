@@ -21,6 +21,10 @@ BUILD     = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFL
 # Tests wait for disks and for each other's servers: with one package more than there are processors, these are not idle meanwhile.
 CORES        = $(shell getconf _NPROCESSORS_ONLN)
 SIDE_BY_SIDE = -p $(shell expr $(CORES) + 1) -parallel $(shell expr 2 '*' $(CORES))
+TEST         = -timeout 10m -ldflags=-w $(SIDE_BY_SIDE)
+
+# Packages of test/ that `make check` runs and the everyday `make test` does not: they take minutes.
+FAULTS = failover|faults
 
 # One recipe after the other, whatever -j says: the tests use every core themselves.
 .NOTPARALLEL:
@@ -47,14 +51,19 @@ demo: build ## three clusters replicate real data before your eyes
 
 .PHONY: test
 test: need-cc ## unit and end-to-end tests with the race detector
-	GOGC=400 $(GO) test -race -timeout 10m $(SIDE_BY_SIDE) ./... # under the race detector collecting costs more than memory
-	cd test && $(GO) test -race -timeout 10m $(SIDE_BY_SIDE) ./...
-	cd bench && $(GO) test -race -timeout 10m $(SIDE_BY_SIDE) ./...
+	GOGC=400 $(GO) test -race $(TEST) ./... # under the race detector collecting costs more than memory
+	cd test && $(GO) test -race $(TEST) $$($(GO) list ./... | grep -vE '/($(FAULTS))$$')
+	cd bench && $(GO) test -race $(TEST) ./...
+
+.PHONY: test-faults
+test-faults: need-cc ## full disks, and failover in every order, on real processes
+	cd test && $(GO) test -race $(TEST) $$($(GO) list ./... | grep -E '/($(FAULTS))$$')
 
 .PHONY: check
 check: ## all that must pass before a change is merged; what CI runs
 	@$(MAKE) --no-print-directory check-format check-vet check-generated check-tidy check-lint
 	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory test-faults
 	@$(MAKE) --no-print-directory test-crash ROUNDS=$(ROUNDS) SEED=$(SEED)
 	@$(MAKE) --no-print-directory test-chaos ROUNDS=20 SEED=$(or $(SEED),2026) # the same plans each time: what is red here is the change's
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(FUZZTIME)

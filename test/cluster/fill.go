@@ -4,7 +4,10 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -24,6 +27,7 @@ func Value(n, generation, size int) string {
 const (
 	fillers  = 64
 	fillTurn = 16
+	readers  = 4
 )
 
 // Fill writes n records of a size below a path, many at once:
@@ -53,6 +57,56 @@ func Fill(t testing.TB, node *Node, path string, n, size int) {
 	if err := all.Wait(); err != nil {
 		t.Fatalf("fill %s: %v\n%s", node.Name, err, node.LogTail(30))
 	}
+}
+
+// Shows returns an error unless a node shows each record, path below /v1/ to value of Put, to who holds a token.
+func (n *Node) Shows(token string, records map[string]string) error {
+	paths := make(chan []string, len(records)/fillTurn+1)
+	for turn := range slices.Chunk(slices.Collect(maps.Keys(records)), fillTurn) {
+		paths <- turn
+	}
+	close(paths)
+	var all errgroup.Group
+	for range readers {
+		all.Go(func() error {
+			r, err := n.pipeline()
+			if err != nil {
+				return err
+			}
+			defer r.conn.Close()
+			for turn := range paths {
+				if err := r.getAll(token, turn, records); err != nil {
+					return fmt.Errorf("%s: %w", n.Name, err)
+				}
+			}
+			return nil
+		})
+	}
+	return all.Wait()
+}
+
+// getAll reads records that must be there and have their values.
+func (p *pipeline) getAll(token string, paths []string, want map[string]string) error {
+	for _, path := range paths {
+		fmt.Fprintf(p.out, "GET /v1/%s HTTP/1.1\r\nHost: fill\r\nX-Vault-Token: %s\r\n\r\n", path, token)
+	}
+	if err := p.out.Flush(); err != nil {
+		return err
+	}
+	for _, path := range paths {
+		answer, err := http.ReadResponse(p.in, nil)
+		if err != nil {
+			return fmt.Errorf("GET %s: %w", path, err)
+		}
+		body, err := io.ReadAll(answer.Body)
+		if err != nil {
+			return fmt.Errorf("GET %s: %w", path, err)
+		}
+		if got := (&Answer{answer.StatusCode, answer.Header, body}).Data("value"); answer.StatusCode != http.StatusOK || got != want[path] {
+			return fmt.Errorf("%s was acknowledged; GET answers %s, %.60q, want %.30q", path, answer.Status, body, want[path])
+		}
+	}
+	return nil
 }
 
 // pipeline is a connection on which requests are sent without waiting for the answers of those before.

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/hashicorp/vault/api"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/lockstepdb/lockstep/test/cluster"
 )
@@ -20,7 +19,7 @@ const (
 
 // oracle is the test's own list of acknowledged writes, outside the product. Each key is written once.
 type oracle struct {
-	acked map[string]string // path below kv/ → value
+	acked map[string]string // path → value
 	bytes int
 }
 
@@ -34,33 +33,15 @@ func (o *oracle) fill(t *testing.T, n *cluster.Node, path string, records int) {
 }
 
 func (o *oracle) keep(key, value string) {
-	o.acked[key] = value
+	o.acked["kv/"+key] = value
 	o.bytes += len(value)
 }
 
 // allOn demands that a cluster shows every acknowledged write to who holds a token.
 func (o *oracle) allOn(t *testing.T, n *cluster.Node, token string) {
 	t.Helper()
-	c := operator(n)
-	c.SetToken(token)
-	var all errgroup.Group
-	all.SetLimit(16)
-	for key, want := range o.acked {
-		all.Go(func() error {
-			got, found, err := get(c, key)
-			switch {
-			case err != nil:
-				return err
-			case !found:
-				return fmt.Errorf("kv/%s was acknowledged and is missing", key)
-			case got != want:
-				return fmt.Errorf("kv/%s holds %.30q, want %.30q", key, got, want)
-			}
-			return nil
-		})
-	}
-	if err := all.Wait(); err != nil {
-		t.Errorf("%s: %v", n.Name, err)
+	if err := n.Shows(token, o.acked); err != nil {
+		t.Error(err)
 	}
 	t.Logf("%-12s … shows all %d acknowledged writes, %d bytes", n.Name, len(o.acked), o.bytes)
 }

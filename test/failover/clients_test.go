@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/lockstepdb/lockstep/test/cluster"
 )
 
@@ -109,20 +107,13 @@ func (c *clients) end() {
 // shownBy demands that a cluster shows all that was acknowledged; the writers have ended.
 func (c *clients) shownBy(t *testing.T, m *member) {
 	t.Helper()
-	var all errgroup.Group
-	all.SetLimit(16)
+	want := map[string]string{}
 	for w, n := range c.acked {
 		for i := range n {
-			all.Go(func() error {
-				got, found, err := m.Get(context.Background(), c.key(w, i))
-				if err == nil && (!found || got != cluster.Value(i, w, valueBytes)) {
-					err = fmt.Errorf("%s was acknowledged, and reads %.30q, found %t", c.key(w, i), got, found)
-				}
-				return err
-			})
+			want[c.key(w, i)] = cluster.Value(i, w, valueBytes)
 		}
 	}
-	if err := all.Wait(); err != nil {
-		t.Errorf("%s: %v", m.Name, err)
+	if err := m.Shows(m.Token, want); err != nil {
+		t.Error(err)
 	}
 }
