@@ -51,7 +51,7 @@ demo: build ## three clusters replicate real data before your eyes
 
 .PHONY: test
 test: need-cc ## unit and end-to-end tests with the race detector
-	GOGC=400 $(GO) test -race $(TEST) ./... # under the race detector collecting costs more than memory
+	GOGC=400 $(GO) test -race $(TEST) ./server/replication ./... # the longest first; under the race detector collecting costs more than memory
 	cd test && $(GO) test -race $(TEST) $$($(GO) list ./... | grep -vE '/($(FAULTS))$$')
 	cd bench && $(GO) test -race $(TEST) ./...
 
