@@ -101,6 +101,15 @@ func (l *Leaves) Find(key []byte) (leaf Leaf, high string, last bool) {
 	return l.blocks[i].leaves[j], high, last
 }
 
+// Slot numbers the leaf that a key belongs to, from 0 to below Slots: each leaf another, until l changes.
+func (l *Leaves) Slot(key []byte) int {
+	i, j := l.find(string(key))
+	return i*blockLeaves + j
+}
+
+// Slots is above every Slot.
+func (l *Leaves) Slots() int { return len(l.blocks) * blockLeaves }
+
 // At returns the leaf that starts exactly at low; ok is false when none does.
 func (l *Leaves) At(low string) (leaf Leaf, ok bool) {
 	i, j := l.find(low)

@@ -61,6 +61,10 @@ func (j *judge) state(s *storage.State) {
 	v := s.Snapshot()
 	defer v.Release()
 	for id := range j.w.recs {
+		for _, key := range j.w.keys(id) { // what is absent first: a leaf that was found whole is not walked again
+			got, err := s.Get(id, []byte(key+"\x00"))
+			j.get(id, key+"\x00", got, err)
+		}
 		for _, key := range append(j.w.keys(id), "none", "dir1", "zzz") {
 			got, err := s.Get(id, []byte(key))
 			j.get(id, key, got, err)
@@ -169,6 +173,38 @@ func TestRandomDamageNeverGivesAWrongAnswer(t *testing.T) {
 	}
 	if refused < rounds/4 {
 		t.Errorf("%d of %d damaged files were noticed by readers: the damage hits nothing", refused, rounds)
+	}
+}
+
+// A search that a page above leads astray finds nothing. Its leaf, walked before for the sake of another key, was whole, and proves nothing of this one.
+func TestASearchThatIsLedAstrayIsNotTakenForAnAbsence(t *testing.T) {
+	path, w := filled(t, 2)
+	whole := readUsed(t, path)
+	const page, header, element = 4096, 16, 16 // an element of a branch: where its key stands from here, key's size, page
+	n := binary.NativeEndian
+	bad := t.TempDir() + "/state.db"
+	tried, refused := 0, 0
+	for at := 0; at < len(whole); at += page {
+		if n.Uint16(whole[at+8:]) != 1 { // no branch
+			continue
+		}
+		count := int(n.Uint16(whole[at+10:]))
+		for i := 1; i < count; i += 1 + count/fewer(12, 4) {
+			b := bytes.Clone(whole)
+			e := at + header + i*element
+			last := e + int(n.Uint32(b[e:])) + int(n.Uint32(b[e+4:])) - 1
+			b[last] = '~' // above what the keys end in: those between are sought in the page before
+			if err := os.WriteFile(bad, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			tried++
+			if answersRightOrWithAnErrorThatNamesTheFile(t, bad, w, fmt.Sprintf("branch at %d, element %d", at, i)) > 0 {
+				refused++
+			}
+		}
+	}
+	if tried == 0 || refused == 0 {
+		t.Errorf("%d of %d damaged files were noticed: the damage hits nothing", refused, tried)
 	}
 }
 

@@ -28,6 +28,11 @@ type viewInfo struct {
 	info
 	leaves *merkle.Leaves              // never changed
 	rows   atomic.Pointer[bolt.Bucket] // found by the first reader; only Get and cursors are used
+	whole  []atomic.Uint32             // a bit for each leaf: this view has walked it, and nothing was missing
+}
+
+func newViewInfo(i info, leaves *merkle.Leaves) *viewInfo {
+	return &viewInfo{info: i, leaves: leaves, whole: make([]atomic.Uint32, (leaves.Slots()+31)/32)}
 }
 
 // newView opens a view of the file as it is now, with one reference. What changed since the present view
@@ -38,11 +43,11 @@ func (s *State) newView(mark *Mark) (*fileView, error) {
 	for id, d := range s.disk {
 		_, changed := s.stale[id]
 		if changed || s.view == nil || s.view.keyspaces[id] == nil {
-			v.keyspaces[id] = &viewInfo{info: d.info, leaves: d.leaves.Clone()}
+			v.keyspaces[id] = newViewInfo(d.info, d.leaves.Clone())
 			continue
 		}
 		k := s.view.keyspaces[id]
-		v.keyspaces[id] = &viewInfo{info: k.info, leaves: k.leaves} // not its bucket, which belongs to the transaction
+		v.keyspaces[id] = newViewInfo(k.info, k.leaves) // not its bucket, which belongs to the transaction
 	}
 	clear(s.stale)
 	tx, err := s.file.Begin()
@@ -148,12 +153,42 @@ func (v *fileView) row(ks KeyspaceID, key []byte) (r row, ok bool, err error) {
 			return r, true, nil
 		}
 	}
-	there := false
-	err = v.walkLeaf(ks, key, func(k []byte, _ row) { there = there || bytes.Equal(k, key) })
-	if err == nil && there {
-		err = v.state.found(ks, key, "the record is there but cannot be found by its key: a page above it is damaged")
+	return row{}, false, v.absent(ks, key)
+}
+
+// absent returns an error when a key that a search does not find may be there: its leaf, walked, holds it or lacks something. A leaf that this view
+// has walked, and that lacked nothing, is not walked again: neighbours on either side of the key are proof enough. To be called under Guard.
+func (v *fileView) absent(ks KeyspaceID, key []byte) error {
+	k := v.keyspaces[ks]
+	slot := k.leaves.Slot(key)
+	word, bit := &k.whole[slot/32], uint32(1)<<(slot%32)
+	if word.Load()&bit != 0 && liesBetween(v.rows(ks), key) {
+		return nil
 	}
-	return row{}, false, err
+	there := false
+	err := v.walkLeaf(ks, key, func(k []byte, _ row) { there = there || bytes.Equal(k, key) })
+	switch {
+	case err != nil:
+		return err
+	case there:
+		return v.state.found(ks, key, "the record is there but cannot be found by its key: a page above it is damaged")
+	}
+	word.Or(bit)
+	return nil
+}
+
+// liesBetween says whether the rows where a key would be are one below it and one above it, as they are when its place was not missed.
+func liesBetween(b *bolt.Bucket, key []byte) bool {
+	if b == nil {
+		return true
+	}
+	c := b.Cursor()
+	above, _ := c.Seek(key)
+	below, _ := c.Prev()
+	if above == nil {
+		below, _ = c.Last()
+	}
+	return (above == nil || bytes.Compare(key, above) < 0) && (below == nil || bytes.Compare(below, key) < 0)
 }
 
 // leafRow is one row of a leaf; key and row alias the file's page.

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
@@ -121,6 +122,21 @@ func FuzzKVPath(f *testing.F) {
 }
 
 // FuzzMergePatch: the result is JSON, and patching with it again changes nothing.
+// What is taken for JSON when it is written is what can be read as JSON.
+func FuzzValidJSON(f *testing.F) {
+	for _, seed := range []string{`{"a":1}`, `{"a":"b",}`, `[1,-0.5e+10,"\u12aF\n"]`, "\"\x7f\xff\"", "\"\t\"", `"\ud800"`, ` {} `, `01`, `-`, `1e`, "{}\v", "{}\x00", "\xef\xbb\xbf{}"} {
+		f.Add([]byte(seed), uint16(0))
+	}
+	f.Add([]byte("1"), uint16(deepJSON))
+	f.Add([]byte("1"), uint16(deepJSON+1))
+	f.Fuzz(func(t *testing.T, b []byte, depth uint16) {
+		b = append(append(bytes.Repeat([]byte{'['}, int(depth)), b...), bytes.Repeat([]byte{']'}, int(depth))...)
+		if got, want := validJSON(b), json.Valid(b); got != want {
+			t.Fatalf("%.200q in %d arrays: got %t, want %t", b, depth, got, want)
+		}
+	})
+}
+
 func FuzzMergePatch(f *testing.F) {
 	f.Add(`{"a":{"b":1.50},"c":[1]}`, `{"a":{"b":null},"c":{"d":2}}`)
 	f.Fuzz(func(t *testing.T, target, patch string) {
