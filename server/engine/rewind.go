@@ -36,7 +36,7 @@ type Rewind struct {
 
 // CanRewind says why the log cannot be taken back to a place, as ErrCannotRewind, and how many bytes would be taken back.
 func (e *Engine) CanRewind(to wal.Position) (bytes int64, err error) {
-	if e.cfg.Role != Verbatim {
+	if e.Role() != Verbatim {
 		return 0, ErrNotWritable
 	}
 	if e.Position().Index <= to.Index {
