@@ -117,7 +117,7 @@ func (e *Engine) eachEntry(from, to uint64, fn func(*storage.Entry)) error {
 	for at := from - 1; at < to; {
 		f, err := rd.TryNext()
 		if err != nil || f == nil {
-			return fmt.Errorf("reading the log after %d: %w", at, orEOF(err))
+			return fmt.Errorf("reading the log after %d: %w", at, orEnd(err))
 		}
 		entries, err := decodeFrame(f)
 		if err != nil {
