@@ -24,8 +24,8 @@ import (
 // generation is live.
 const switchGrace = 2 * time.Second
 
-// core is one generation at work: its engine, its part in replication, its
-// API. A change of generation ends it; the next one is made anew.
+// core is one generation at work in one role: its engine, its part in replication, its
+// API. A change of generation or role ends it; the next one is made anew, but for the engine when only the role changes.
 type core struct {
 	node *node
 	gen  *Generation
@@ -33,13 +33,15 @@ type core struct {
 	log  hclog.Logger
 
 	engine      *engine.Engine
+	store       *part // Engine.Run; from the core before, or nil until run starts it
 	replication *replication.Node
 	vault       *vault.Core
 	scrub       *scrubber
 
 	switching sync.Mutex    // one Switch at a time
-	switched  chan struct{} // closed when another generation became live, or this one is to be opened in another role
+	switched  chan struct{} // closed when another generation became live, or this one is to go on in another role
 	becoming  waiting       // what is answered until then
+	turning   bool          // switched, and the next core takes this one's engine over
 	taking    atomic.Int32  // snapshots under way
 	undecided error         // set before switched is closed: which generation is live is not known, and the process must end
 	sealed    bool          // it was sealed by an operator
@@ -58,12 +60,37 @@ func (n *node) runCore(ctx context.Context) (again bool, err error) {
 		u.done <- err
 		return false, err
 	}
+	eng := c.engine
 	defer func() {
-		if closed := c.engine.Close(); err == nil && closed != nil {
+		if closed := eng.Close(); err == nil && closed != nil {
 			err = fmt.Errorf("close the store: %w", closed)
 		}
 	}()
-	return c.run(ctx, u.done)
+	for opened := u.done; ; opened = make(chan error, 1) {
+		if again, err = c.run(ctx, opened); err != nil || !again || !c.turning {
+			return again, err
+		}
+		if c, err = c.turned(); err != nil {
+			return false, err
+		}
+	}
+}
+
+// turned is the core of the same store in the role that its role file names since. The store stays open: log, tables and file are what they were.
+func (c *core) turned() (*core, error) {
+	next := &core{node: c.node, keys: c.keys, log: c.log, engine: c.engine, store: c.store, switched: make(chan struct{})}
+	var err error
+	if next.gen, err = c.node.dir.readGeneration(c.gen.Name); err == nil {
+		err = next.engine.SetRole(context.Background(), next.gen.Role)
+	}
+	if err == nil {
+		next.engine.SetRepairable(next.gen.Secondary)
+		err = next.build()
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.store.stop())
+	}
+	return next, nil
 }
 
 func (n *node) openCore(u *unsealing) (*core, error) {
@@ -265,9 +292,12 @@ func (p *part) stop() error {
 
 // run starts engine, replication and API in this order, waits for a reason to
 // end, and stops them in the opposite one. It has waited for all of them when
-// it returns.
+// it returns; but the engine runs on when the next core takes it over.
 func (c *core) run(ctx context.Context, opened chan<- error) (again bool, err error) {
-	eng := start("store", c.engine.Run)
+	if c.store == nil {
+		c.store = start("store", c.engine.Run)
+	}
+	eng := c.store
 	if err := c.initDev(ctx); err != nil {
 		opened <- err
 		return false, errors.Join(err, eng.stop())
@@ -303,7 +333,11 @@ func (c *core) run(ctx context.Context, opened chan<- error) (again bool, err er
 	}
 	c.endRequests(again, failed != nil || c.undecided != nil)
 	err = errors.Join(c.undecided, scrub.stop(), keys.stop(), api.stop())
-	err = errors.Join(err, repl.stop(), eng.stop())
+	err = errors.Join(err, repl.stop())
+	if again && err == nil && c.turning {
+		return true, nil
+	}
+	err = errors.Join(err, eng.stop())
 	return again && err == nil, err
 }
 
@@ -395,7 +429,7 @@ func (c *core) switchTo(id engine.Identity, role engine.Role, notes map[string][
 	return err
 }
 
-// reopen is replication.Config.Reopen: the same generation, opened in another role.
+// reopen is replication.Config.Reopen: the same generation in another role.
 func (c *core) reopen(role engine.Role, secondary bool) error {
 	c.switching.Lock()
 	defer c.switching.Unlock()
@@ -413,8 +447,8 @@ func (c *core) reopen(role engine.Role, secondary bool) error {
 	if err != nil { // the new role stands in role.json and may be gone after a crash: only a start can tell
 		c.undecided = err
 	} else {
-		c.log.Info("the store is opened in another role", "generation", c.gen.Name, "log", role.String())
-		c.node.sealing.switched(c.keys) // the same store, unsealed as it is
+		c.log.Info("the store goes on in another role", "generation", c.gen.Name, "log", role.String())
+		c.turning = true
 	}
 	c.node.lingering, c.becoming = s, why
 	close(c.switched)

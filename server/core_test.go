@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/storage"
 )
 
 // syncBuffer is a log that a test reads while others write it.
@@ -260,6 +261,44 @@ func TestAChangeThatDidNotTakePlaceGoesOnInTheOldRole(t *testing.T) {
 	case err := <-ended:
 		t.Errorf("the core ended: %v", err)
 	default:
+	}
+}
+
+// TestAChangeOfRoleKeepsTheStoreOpen changes the role of a node back and forth: the engine stays the same one, with what no checkpoint has written, and what
+// role.json says is what it does.
+func TestAChangeOfRoleKeepsTheStoreOpen(t *testing.T) {
+	n, _ := newTestNode(t)
+	cores := make(chan *core, 1)
+	n.cfg.built = func(c *core) { cores <- c }
+	n.cfg.Replication.CheckpointInterval = time.Hour
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- n.runCores(ctx) }()
+	first := <-cores
+	c := first
+	for _, role := range []engine.Role{engine.Verbatim, engine.Writer, engine.Verbatim, engine.Writer} {
+		secondary := role == engine.Verbatim
+		if err := c.reopen(role, secondary); err != nil {
+			t.Fatal(err)
+		}
+		c = <-cores
+		if c.engine != first.engine || c.engine.Role() != role || c.engine.Repairable() != secondary || c.gen.Role != role {
+			t.Fatalf("the next core has engine %p as a %v, its generation is %+v", c.engine, c.engine.Role(), c.gen)
+		}
+		if g, err := n.dir.Current(); err != nil || g.Role != role || g.Secondary != secondary {
+			t.Fatalf("the next start would open %+v, %v", g, err)
+		}
+	}
+	tx := &engine.Tx{Writes: []engine.Write{{Keyspace: storage.KeyspaceID{9}, Scope: storage.Local, Change: storage.Change{Op: storage.Put, Key: []byte("k"), Value: []byte("v")}}}}
+	if _, err := c.engine.Do(context.Background(), tx); err != nil {
+		t.Error(err)
+	}
+	if got := c.engine.Stats().Checkpoints; got != 0 {
+		t.Errorf("%d checkpoints, want none", got)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -43,7 +43,7 @@
 //	sweep              removes old trash
 //	reloadLoop         takes SIGHUP's news (node.reload)
 //	runCores           one core after the other; started by serve, which waits for it
-//	  engine.Run       sequencer, committer, checkpointer
+//	  engine.Run       sequencer, committer, checkpointer; goes on under the next core when only the role changes
 //	  replication.Run  the cluster port and the subscription to a primary
 //	  vault.Run        removes expired tokens
 //	  vault.FollowKeys takes over the primary's keys

@@ -94,6 +94,20 @@ func (s *State) Old(ks KeyspaceID, key []byte) (Old, error) {
 	return p.view.old(ks, key)
 }
 
+// OldInFile is what the file holds of a record, whatever the tables say and whether its keyspace is detached: as long as Gen is the same it is what Old says once
+// memory knows nothing.
+func (s *State) OldInFile(ks KeyspaceID, key []byte) (Old, error) {
+	s.mu.RLock()
+	if s.view == nil {
+		s.mu.RUnlock()
+		return Old{}, fmt.Errorf("%s: %w", s.opts.Path, ErrClosed)
+	}
+	v := s.view.ref()
+	s.mu.RUnlock()
+	defer v.unref()
+	return v.old(ks, key)
+}
+
 // OldInMemory is Old from the tables alone; ok is false when they do not know the key and
 // the file must be asked.
 func (s *State) OldInMemory(ks KeyspaceID, key []byte) (o Old, ok bool) {

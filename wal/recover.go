@@ -197,6 +197,9 @@ func (l *Log) recoverActive(s *segment, report *Report) error {
 	known := false
 	err := l.handles.with(path, func(f *boltfile.File) error {
 		sc := scan{file: f, segment: &found, report: report, with: l.cfg.Sealer}
+		if !l.cfg.ReadOnly {
+			sc.keep = l.ring.add // whoever replays them need not read them again
+		}
 		err := sc.run()
 		if err != nil && l.cfg.ReadOnly {
 			known = sc.salvage()
@@ -213,6 +216,7 @@ func (l *Log) recoverActive(s *segment, report *Report) error {
 		report.CutFile = path
 	}
 	l.end = found.end
+	l.ring.cut(found.end.Index)
 	if l.cfg.ReadOnly {
 		*s = found
 		return nil
@@ -274,6 +278,7 @@ type scan struct {
 	segment *segment // in: as listed; out: what is in the file
 	report  *Report
 	with    Sealer
+	keep    func(*Frame) // takes what is verified; may be nil
 
 	tail  *tail // nil: not read, or wrong
 	at    place // end of the last good frame
@@ -346,6 +351,9 @@ func (sc *scan) frame(index uint64) error {
 	}
 	sc.at = place{f.Position(), f.Chain}
 	sc.bytes += storedBytes(f)
+	if sc.keep != nil {
+		sc.keep(f)
+	}
 	return nil
 }
 

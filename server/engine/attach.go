@@ -23,7 +23,7 @@ func (e *Engine) Attach(ctx context.Context, keyspaces []storage.KeyspaceID) (wh
 	e.sync.step.Lock()
 	defer e.sync.step.Unlock()
 	switch {
-	case e.cfg.Role != Writer:
+	case e.Role() != Writer:
 		return false, fmt.Errorf("attaching keyspaces: %w", ErrNotWritable)
 	case e.sync.get() == nil:
 		return false, errNoSync

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,8 +31,9 @@ type committer struct {
 	chain wal.Hash
 	last  wal.Position
 
-	fresh   bool // the next frame begins a segment
-	entries int  // in the active segment
+	fresh   bool            // the next frame begins a segment
+	entries int             // in the active segment
+	forks   []wal.ForkStart // Verbatim: that the frames taken since Open began
 	bytes   int64
 }
 
@@ -61,7 +63,7 @@ func (c *committer) commit(g *group) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	frames := g.frames
-	if c.e.cfg.Role == Writer {
+	if c.e.Role() == Writer {
 		f, err := c.seal(g)
 		if err != nil {
 			return err
@@ -145,11 +147,14 @@ func (c *committer) append(frames []*wal.Frame) error {
 		return fmt.Errorf("committing entries %d to %d: %w", frames[0].First, frames[len(frames)-1].Last(), err)
 	}
 	for _, f := range frames {
+		if f.Fork != c.last.Fork && c.e.Role() == Verbatim {
+			c.forks = append(c.forks, wal.ForkStart{Ordinal: f.Ordinal, Fork: f.Fork, First: f.First})
+		}
+		c.last = f.Position()
 		c.entries += int(f.Count)
 		c.bytes += int64(f.Length)
 	}
-	end := frames[len(frames)-1]
-	c.last, c.chain = end.Position(), end.Chain
+	c.chain = frames[len(frames)-1].Chain
 	return nil
 }
 
@@ -233,6 +238,18 @@ func (c *committer) begin(at wal.Position, chain wal.Hash) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.last, c.chain, c.fresh = at, chain, true
+	c.forks = slices.DeleteFunc(c.forks, func(f wal.ForkStart) bool { return f.First > at.Index }) // the log was taken back
+}
+
+// turn lets the log go on in another role after the place where it is.
+func (c *committer) turn(role Role) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.e.hist.fit(c.e.wal, role, c.last.Index, c.forks, c.e.ident.Load()); err != nil {
+		return fmt.Errorf("the log's history: %w", err)
+	}
+	c.fork, c.forks = wal.Fork{}, nil
+	return nil
 }
 
 // abandon ends the engine because of err: a commit failed, or what was to be written could not be. Only an end by ctx is none.

@@ -120,7 +120,7 @@ func (e *Engine) clientWritable() error {
 	if e.life.over() {
 		return e.life.refusal()
 	}
-	if e.cfg.Role != Writer {
+	if e.Role() != Writer {
 		return ErrNotWritable
 	}
 	if err := e.fenced(); err != nil {

@@ -32,8 +32,9 @@
 // transactions, keeps what is not yet durable), the committer (seals a group
 // as one frame, appends it, applies it, wakes the waiters) and the
 // checkpointer (the state file's only writer but for the exclusive steps of a
-// sync, which run on the sequencer while the others rest). Open and Create
-// start none.
+// sync, which run on the sequencer while the others rest). A replay, by Open and at the end of a DR
+// secondary's sync, starts one that reads the log ahead and as many that decode and hash as there are processors, and waits for
+// them. Open and Create leave none behind.
 //
 // # Files of a store
 //

@@ -66,7 +66,7 @@ const Performance = "performance"
 // Config says how an engine runs. Zero fields mean the defaults named.
 type Config struct {
 	Dir    string
-	Role   Role
+	Role   Role         // SetRole changes it while the store is open
 	Logger hclog.Logger // nil: nothing is logged
 
 	CheckpointBytes    int64         // active table; 64 MiB
@@ -172,8 +172,9 @@ type Engine struct {
 	disk       *diskGuard
 	damaged    damages
 	fence      fenceHolder
-	repairable atomic.Bool // Config.Repairable, as it is now
-	badLog     atomic.Bool // a check found the log of a Repairable store damaged
+	role       atomic.Int32 // Config.Role, as it is now
+	repairable atomic.Bool  // Config.Repairable, as it is now
+	badLog     atomic.Bool  // a check found the log of a Repairable store damaged
 	stats      counters
 	meters     Meters
 
@@ -185,4 +186,4 @@ type Engine struct {
 func (e *Engine) Identity() Identity { return *e.ident.Load() }
 
 // Role returns who may write to this log.
-func (e *Engine) Role() Role { return e.cfg.Role }
+func (e *Engine) Role() Role { return Role(e.role.Load()) }

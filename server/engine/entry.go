@@ -52,7 +52,9 @@ func (k *keyring) digest(p *prepared) {
 }
 
 // lookup fetches the old records of an entry, which may touch the disk: never on the sequencer.
-func (e *Engine) lookup(p *prepared) error {
+func (e *Engine) lookup(p *prepared) error { return p.lookup(e.state.Old) }
+
+func (p *prepared) lookup(find func(storage.KeyspaceID, []byte) (storage.Old, error)) error {
 	p.olds = make([][]storage.Old, len(p.entry.Blocks))
 	for i, b := range p.entry.Blocks {
 		p.olds[i] = make([]storage.Old, len(b.Changes))
@@ -60,7 +62,7 @@ func (e *Engine) lookup(p *prepared) error {
 			if c.Op != storage.Put && c.Op != storage.Delete {
 				continue
 			}
-			o, err := e.state.Old(b.Keyspace, c.Key)
+			o, err := find(b.Keyspace, c.Key)
 			if err != nil {
 				return err
 			}

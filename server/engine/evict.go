@@ -18,7 +18,7 @@ const evictKeys = 2048
 func (e *Engine) Empty(ctx context.Context, keyspaces []storage.KeyspaceID) error {
 	e.sync.step.Lock()
 	defer e.sync.step.Unlock()
-	if e.cfg.Role != Writer {
+	if e.Role() != Writer {
 		return fmt.Errorf("emptying keyspaces: %w", ErrNotWritable)
 	}
 	if e.sync.get() != nil {

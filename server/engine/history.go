@@ -40,7 +40,7 @@ func (e *Engine) History() []Reign {
 
 // AdoptHistory replaces the history of a Verbatim log by its feeder's (durable before it returns).
 func (e *Engine) AdoptHistory(h []Reign) error {
-	if e.cfg.Role != Verbatim {
+	if e.Role() != Verbatim {
 		return ErrNotWritable
 	}
 	e.hist.mu.Lock()
@@ -94,13 +94,25 @@ func (h *history) load(log *wal.Log, dir string, role Role, rep wal.Report, id *
 	if err != nil {
 		return err
 	}
-	fit := slices.Clone(reigns)
+	h.reigns = reigns
+	return h.fitLocked(log, role, rep.Last, rep.Forks, id)
+}
+
+// fit is load for a log that is open: it ends at last, and forks were seen in the frames that were taken since.
+func (h *history) fit(log *wal.Log, role Role, last uint64, forks []wal.ForkStart, id *Identity) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.fitLocked(log, role, last, forks, id)
+}
+
+func (h *history) fitLocked(log *wal.Log, role Role, last uint64, forks []wal.ForkStart, id *Identity) error {
+	fit := slices.Clone(h.reigns)
 	if role == Writer {
-		for n := len(fit); n > 0 && fit[n-1].Start > rep.Last; n = len(fit) {
+		for n := len(fit); n > 0 && fit[n-1].Start > last; n = len(fit) {
 			fit = fit[:n-1]
 		}
 	}
-	for _, f := range rep.Forks {
+	for _, f := range forks {
 		if !slices.ContainsFunc(fit, func(r Reign) bool { return r.Fork == f.Fork }) {
 			r := Reign{Ordinal: f.Ordinal, Lineage: id.Lineage, Fork: f.Fork, Start: f.First}
 			if n := len(fit); n > 0 {
@@ -109,8 +121,7 @@ func (h *history) load(log *wal.Log, dir string, role Role, rep wal.Report, id *
 			fit = append(fit, r)
 		}
 	}
-	h.reigns = reigns
-	if slices.EqualFunc(fit, reigns, sameReign) {
+	if slices.EqualFunc(fit, h.reigns, sameReign) {
 		return nil
 	}
 	return h.replaceLocked(log, fit)

@@ -37,7 +37,7 @@ func (e *Engine) IngestCut(ctx context.Context, b *CutBatch) error {
 }
 
 func (e *Engine) ingestCut(ctx context.Context, b *CutBatch, compare bool) error {
-	if e.cfg.Role != Writer {
+	if e.Role() != Writer {
 		return fmt.Errorf("a cut batch: %w", ErrNotWritable)
 	}
 	if err := e.disk.streamable(); err != nil {
@@ -222,7 +222,7 @@ func (e *Engine) ingestSome(ctx context.Context, frames []*wal.Frame) (int, erro
 
 // checkFrames says what is wrong with frames given to a Verbatim store, whatever its place.
 func (e *Engine) checkFrames(frames []*wal.Frame) error {
-	if e.cfg.Role != Verbatim {
+	if e.Role() != Verbatim {
 		return errors.New("internal error: frames were given to a log that is written here")
 	}
 	if len(frames) > maxBatch {

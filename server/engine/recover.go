@@ -172,6 +172,7 @@ func newEngine(cfg Config, id *Identity, log *wal.Log) *Engine {
 		disk:    newDiskGuard(cfg.Dir, cfg.MinFree),
 		damaged: damages{ch: make(chan storage.Damage, keptDamage)},
 	}
+	e.role.Store(int32(cfg.Role))
 	e.repairable.Store(cfg.Repairable)
 	e.ident.Store(id)
 	e.system.Store(1)
@@ -184,7 +185,7 @@ func (e *Engine) path(name string) string { return filepath.Join(e.cfg.Dir, name
 func (r *recovery) place() error {
 	e := r.e
 	mark := e.state.Mark()
-	spooling := e.cfg.Role == Verbatim && mark.Sync != nil && mark.Sync.Set == setDR
+	spooling := e.Role() == Verbatim && mark.Sync != nil && mark.Sync.Set == setDR
 	if err := e.bases.load(e.wal, e.cfg.Dir); err != nil {
 		return err
 	}
@@ -195,7 +196,7 @@ func (r *recovery) place() error {
 	} else if err := r.join(mark); err != nil {
 		return err
 	}
-	if err := e.hist.load(e.wal, e.cfg.Dir, e.cfg.Role, r.report.WAL, e.ident.Load()); err != nil {
+	if err := e.hist.load(e.wal, e.cfg.Dir, e.Role(), r.report.WAL, e.ident.Load()); err != nil {
 		return fmt.Errorf("the log's history: %w", err)
 	}
 	at, chain := e.wal.End()

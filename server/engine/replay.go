@@ -34,22 +34,23 @@ func newReplay(e *Engine, compare uint64) *replay {
 // log replays the log from an index to its end.
 func (r *replay) log(ctx context.Context, from uint64, progress func(done, total uint64)) error {
 	end, _ := r.e.wal.End()
-	rd := r.e.wal.Reader(from)
+	next, stop := r.e.readAhead(ctx, from, end.Index)
+	defer stop()
 	for at := from - 1; at < end.Index; {
+		a := next()
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		f, err := rd.TryNext()
-		if err != nil || f == nil {
-			return fmt.Errorf("replaying the log after %d: %w", at, orEOF(err))
+		if a == nil || a.frame == nil {
+			return fmt.Errorf("replaying the log after %d: %w", at, a.readError())
 		}
-		if f.First != at+1 {
-			return fmt.Errorf("replaying the log: a frame begins at %d, not at %d", f.First, at+1)
+		if a.frame.First != at+1 {
+			return fmt.Errorf("replaying the log: a frame begins at %d, not at %d", a.frame.First, at+1)
 		}
-		if err := r.frame(ctx, f); err != nil {
+		if err := r.frame(ctx, a); err != nil {
 			return err
 		}
-		at = f.Last()
+		at = a.frame.Last()
 		progress(at-from+1, end.Index-from+1)
 		if err := r.flushIfFull(ctx); err != nil {
 			return err
@@ -58,18 +59,9 @@ func (r *replay) log(ctx context.Context, from uint64, progress func(done, total
 	return nil
 }
 
-var errLogEnds = errors.New("the log ends too early")
-
-func orEOF(err error) error {
-	if err == nil {
-		return errLogEnds
-	}
-	return err
-}
-
 // frame applies one frame. Where totals are compared, a frame that differs is not applied.
-func (r *replay) frame(ctx context.Context, f *wal.Frame) error {
-	entries, err := decodeFrame(f)
+func (r *replay) frame(ctx context.Context, a *ahead) error {
+	f, entries, err := a.frame, a.entries, a.err
 	if attached := attachedBy(entries); err == nil && len(attached) > 0 {
 		err = r.attachable(ctx, attached)
 	}
@@ -78,7 +70,6 @@ func (r *replay) frame(ctx context.Context, f *wal.Frame) error {
 	}
 	applying := make([]storage.Applying, len(entries))
 	for i, p := range entries {
-		r.e.keys.digest(p)
 		applying[i] = p.applying()
 	}
 	if f.Last() >= r.compare {
@@ -108,8 +99,10 @@ func (r *replay) apply(f *wal.Frame, entries []*prepared, applying []storage.App
 	r.entries += uint64(len(entries))
 }
 
+// flushIfFull makes a checkpoint when the table is as large as a running engine lets it become. What a kill leaves is seldom more than that: the checkpoint
+// that it lacks is then made after Open, while requests are answered.
 func (r *replay) flushIfFull(ctx context.Context) error {
-	if active, _ := r.e.state.TableBytes(); active < r.e.cfg.CheckpointBytes {
+	if active, _ := r.e.state.TableBytes(); active < 2*r.e.cfg.CheckpointBytes {
 		return nil
 	}
 	return r.e.flushLocked(ctx)

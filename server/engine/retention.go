@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sort"
 	"sync"
 	"time"
@@ -13,8 +14,9 @@ import (
 
 // holds are the indexes from which known secondaries need the log.
 type holds struct {
-	mu   sync.Mutex // guards from
-	from map[string]uint64
+	mu    sync.Mutex // guards what follows
+	from  map[string]uint64
+	again map[string]bool // set since RenewHolds began; nil: it is not under way
 }
 
 // Hold keeps the log from an index on for a known secondary, within the limits; 0 releases it.
@@ -29,6 +31,22 @@ func (e *Engine) Hold(secondary string, from uint64) {
 		e.holds.from = map[string]uint64{}
 	}
 	e.holds.from[secondary] = from
+	if e.holds.again != nil {
+		e.holds.again[secondary] = true
+	}
+}
+
+// RenewHolds calls set, and then releases what set does not hold again: whoever held it, on a store that stayed open, is no more.
+func (e *Engine) RenewHolds(set func()) {
+	h := &e.holds
+	h.mu.Lock()
+	h.again = map[string]bool{}
+	h.mu.Unlock()
+	set()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	maps.DeleteFunc(h.from, func(name string, _ uint64) bool { return !h.again[name] })
+	h.again = nil
 }
 
 // lowest returns the lowest hold; ok is false when there is none.

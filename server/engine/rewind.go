@@ -36,7 +36,7 @@ type Rewind struct {
 
 // CanRewind says why the log cannot be taken back to a place, as ErrCannotRewind, and how many bytes would be taken back.
 func (e *Engine) CanRewind(to wal.Position) (bytes int64, err error) {
-	if e.cfg.Role != Verbatim {
+	if e.Role() != Verbatim {
 		return 0, ErrNotWritable
 	}
 	if e.Position().Index <= to.Index {
@@ -117,7 +117,7 @@ func (e *Engine) eachEntry(from, to uint64, fn func(*storage.Entry)) error {
 	for at := from - 1; at < to; {
 		f, err := rd.TryNext()
 		if err != nil || f == nil {
-			return fmt.Errorf("reading the log after %d: %w", at, orEOF(err))
+			return fmt.Errorf("reading the log after %d: %w", at, orEnd(err))
 		}
 		entries, err := decodeFrame(f)
 		if err != nil {

@@ -9,11 +9,40 @@ import (
 	"github.com/lockstepdb/lockstep/wal"
 )
 
+// SetRole lets an open store go on in another role: what is under way ends first; nothing is flushed, closed or read again. What was written is as it was, and
+// the next entry that is written here begins a fork, as after Open. Whoever calls it has made the role durable, for Open after a crash. A DR secondary's sync that
+// has not ended is refused with ErrInconsistent.
+func (e *Engine) SetRole(ctx context.Context, role Role) error {
+	if _, err := e.submitWhole(ctx, &exclusive{ctx: ctx, then: &roleWork{role}}); err != nil {
+		return fmt.Errorf("going on as a %s: %w", role, err)
+	}
+	return nil
+}
+
+// roleWork is a change of role on its way through the sequencer, which has nothing under way. A checkpoint may go on meanwhile.
+type roleWork struct{ role Role }
+
+func (w *roleWork) sequence(s *sequencer) verdict {
+	e := s.e
+	switch {
+	case e.Role() == w.role:
+		return verdict{}
+	case e.sync.spooling() != nil:
+		return verdict{err: ErrInconsistent}
+	}
+	if err := e.com.turn(w.role); err != nil {
+		return verdict{err: e.abandonCommit(err)}
+	}
+	_, s.chain = e.place.now()
+	e.role.Store(int32(w.role))
+	return verdict{err: e.sync.closeSpool()}
+}
+
 // BeginEpoch commits writes as the first entry of a new epoch: a new fork under the next ordinal, at least above. The promotion that it stands for is
 // committed with that frame: a crash before it leaves the epoch before, one after it the new one. overrides are forks of others that it is to win
 // against. No fence holds for it. A Writer only.
 func (e *Engine) BeginEpoch(ctx context.Context, above uint64, writes []Write, overrides ...wal.Fork) (Reign, error) {
-	if e.cfg.Role != Writer {
+	if e.Role() != Writer {
 		return Reign{}, fmt.Errorf("beginning an epoch: %w", ErrNotWritable)
 	}
 	if err := e.disk.writable(); err != nil {
@@ -55,7 +84,7 @@ func (c *committer) nextEpoch(above uint64, overrides []wal.Fork) {
 
 // NextFork lets the next frame begin a fork, of the same epoch. A Writer only.
 func (e *Engine) NextFork() {
-	if e.cfg.Role != Writer {
+	if e.Role() != Writer {
 		return
 	}
 	e.com.mu.Lock()
@@ -69,7 +98,7 @@ func (e *Engine) NextFork() {
 func (e *Engine) SetCursor(ctx context.Context, at wal.Position) error {
 	e.sync.step.Lock()
 	defer e.sync.step.Unlock()
-	if e.cfg.Role != Writer {
+	if e.Role() != Writer {
 		return ErrNotWritable
 	}
 	if e.sync.get() != nil {
@@ -87,13 +116,13 @@ func (e *Engine) AbandonSync(ctx context.Context) error {
 	e.sync.step.Lock()
 	defer e.sync.step.Unlock()
 	s := e.sync.get()
-	if s == nil || e.cfg.Role == Verbatim && e.sync.spooling() == nil {
+	if s == nil || e.Role() == Verbatim && e.sync.spooling() == nil {
 		return nil // none, or that of the performance secondary whose log this is a copy of
 	}
 	if err := e.setNotes(map[string][]byte{noteRepair: []byte(abandoned)}); err != nil {
 		return err
 	}
-	if e.cfg.Role == Verbatim {
+	if e.Role() == Verbatim {
 		return e.alone(ctx, e.abandonVerbatim)
 	}
 	return e.abandonWriter(ctx, s)

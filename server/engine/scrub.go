@@ -104,7 +104,7 @@ func (e *Engine) scrubEntries(ctx context.Context, first, last uint64, out *Scru
 			return nil // a frame that reaches into this step
 		}
 		e.damaged.found(storage.Damage{File: named.File, What: fmt.Sprintf("log, index %d: %s", named.Index, named.What)})
-		e.badLog.Store(e.cfg.Repairable)
+		e.badLog.Store(e.Repairable())
 		out.Damage = append(out.Damage, ScrubDamage{File: named.File, Index: named.Index, Log: true, What: named.What, Entries: named.Entries})
 		return nil
 	})

@@ -208,7 +208,7 @@ func touchesSystem(e *storage.Entry) bool {
 // handOver gives the gathered group to the committer, which waits for it.
 func (s *sequencer) handOver(r nextFrame) {
 	g := s.cur
-	g.totals = s.ledger.list(g.touched, r.all && s.e.cfg.Role == Writer)
+	g.totals = s.ledger.list(g.touched, r.all && s.e.Role() == Writer)
 	s.cur = newGroup()
 	s.inflight = append(s.inflight, g)
 	s.e.commits <- g

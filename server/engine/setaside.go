@@ -178,7 +178,7 @@ func (r *recovery) rebuildState(reason string) error {
 // noteUnreadable lets the next Open of a DR secondary begin its state anew, if it is damaged where no digest can mend it.
 func (e *Engine) noteUnreadable(err error) {
 	var c *boltfile.CorruptError
-	if !e.cfg.Repairable || e.cfg.Role != Verbatim || !errors.As(err, &c) || filepath.Base(c.File) != stateFile {
+	if !e.Repairable() || e.Role() != Verbatim || !errors.As(err, &c) || filepath.Base(c.File) != stateFile {
 		return
 	}
 	if err := e.wal.SetNotes(map[string][]byte{noteRebuild: []byte(err.Error())}); err != nil {

@@ -165,5 +165,7 @@ func (s *syncs) closeSpool() error {
 	if s.spool == nil {
 		return nil
 	}
-	return s.spool.log.Close()
+	spool := s.spool
+	s.spool = nil
+	return spool.log.Close()
 }

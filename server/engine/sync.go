@@ -61,11 +61,11 @@ func (e *Engine) BeginSync(ctx context.Context, set string, s wal.Position, chai
 	e.sync.step.Lock()
 	defer e.sync.step.Unlock()
 	now := e.sync.get()
-	if now != nil && now.Set == set && now.From == s && (e.cfg.Role == Writer || e.sync.spooling() != nil) {
+	if now != nil && now.Set == set && now.From == s && (e.Role() == Writer || e.sync.spooling() != nil) {
 		return *now, nil
 	}
 	var err error
-	if e.cfg.Role == Verbatim {
+	if e.Role() == Verbatim {
 		err = e.beginVerbatim(ctx, set, s, chain, lineage)
 	} else {
 		err = e.beginWriter(ctx, set, s)
@@ -87,7 +87,7 @@ func (e *Engine) ApplyRange(ctx context.Context, r *SyncRange) error {
 	if s == nil {
 		return errNoSync
 	}
-	if e.cfg.Role == Verbatim {
+	if e.Role() == Verbatim {
 		return e.rangeVerbatim(ctx, r)
 	}
 	return e.rangeWriter(ctx, s, r)
@@ -111,7 +111,7 @@ func (e *Engine) EndSync(ctx context.Context, progress func(done, total uint64))
 		progress = func(uint64, uint64) {}
 	}
 	var err error
-	if e.cfg.Role == Verbatim {
+	if e.Role() == Verbatim {
 		err = e.endVerbatim(ctx, s, progress)
 	} else {
 		err = e.endWriter(ctx, s, progress)
@@ -119,7 +119,7 @@ func (e *Engine) EndSync(ctx context.Context, progress func(done, total uint64))
 	if err != nil {
 		return err
 	}
-	if e.badLog.Swap(false) && e.cfg.Role == Writer {
+	if e.badLog.Swap(false) && e.Role() == Writer {
 		if err := e.RenewLog(ctx); err != nil {
 			return err
 		}
@@ -136,7 +136,7 @@ func (e *Engine) SpoolEnd() wal.Position {
 	if s == nil {
 		return wal.Position{}
 	}
-	if e.cfg.Role == Verbatim {
+	if e.Role() == Verbatim {
 		at, _ := e.wal.End()
 		return at
 	}

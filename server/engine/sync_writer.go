@@ -53,7 +53,7 @@ func (e *Engine) beginWriter(ctx context.Context, set string, from wal.Position)
 
 // SpoolCut makes a batch durable beside the log (Writer, during a sync). What is already spooled is skipped.
 func (e *Engine) SpoolCut(ctx context.Context, b *CutBatch) error {
-	if e.cfg.Role != Writer {
+	if e.Role() != Writer {
 		return fmt.Errorf("a cut batch: %w", ErrNotWritable)
 	}
 	if err := ctx.Err(); err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/lockstepdb/lockstep/wal"
 )
 
-// A change of role has several steps, in the log, in the metadata and, for DR, a reopening of the store. Its intent is written before the first of them,
+// A change of role has several steps, in the log, in the metadata and, for DR, in the role of the store. Its intent is written before the first of them,
 // with all that it mints (ids, keys, certificates), and is cleared by the last. Whatever instant the process dies at, the next start finds the intent and
 // takes the steps that are left: a role change that was begun is completed, never undone.
 
@@ -115,7 +115,7 @@ func (in *intent) wants() (role engine.Role, set bool) {
 }
 
 // ends reports whether the change is the end of this cluster as a secondary of the set. From its first step on no life of that set begins here any more,
-// also when a step failed or the store is about to be opened in another role: a life would begin anew the very sync that the change abandons.
+// also when a step failed or the store is about to go on in another role: a life would begin anew the very sync that the change abandons.
 func (in *intent) ends(k Kind) bool {
 	if in == nil {
 		return false
@@ -199,7 +199,7 @@ func (n *Node) done(notes map[string][]byte, use func()) error {
 	return nil
 }
 
-// resume completes the role change that was begun before this start, or by this one's reopening. It returns when nothing is left, or with ctx.
+// resume completes the role change that was begun before this start, or by the core before. It returns when nothing is left, or with ctx.
 func (n *Node) resume(ctx context.Context) {
 	for ctx.Err() == nil {
 		in := n.underWay()
@@ -249,7 +249,7 @@ func (n *Node) leaveSync(ctx context.Context) {
 	}
 }
 
-// complete takes the steps that are left of a role change. reopened says that the store is being reopened in another role: the rest follows there. The caller
+// complete takes the steps that are left of a role change. reopened says that the store goes on in another role: the rest follows there. The caller
 // holds admin.
 func (n *Node) complete(ctx context.Context, in *intent) (reopened bool, err error) {
 	if _, err := n.handOverOnce(ctx, in); err != nil {
@@ -374,15 +374,15 @@ func (n *Node) goOn(ctx context.Context, k Kind, in *intent) error {
 	return nil
 }
 
-var errNoReopen = errors.New("this node cannot reopen its store in another role")
+var errNoReopen = errors.New("this node cannot go on with its store in another role")
 
-// reopen ends this core and opens the store anew in another role. A demoted primary has drained its secondaries before.
+// reopen ends this core; the next one goes on with the store in another role. A demoted primary has drained its secondaries before.
 func (n *Node) reopen(role engine.Role) error {
 	if n.cfg.Reopen == nil {
 		return errNoReopen
 	}
 	if err := n.cfg.Reopen(role, role == engine.Verbatim); err != nil {
-		return fmt.Errorf("reopening the store: %w", err)
+		return fmt.Errorf("changing the role of the store: %w", err)
 	}
 	n.reopening = true
 	return nil

@@ -63,7 +63,7 @@ type Config struct {
 	// Switch ends this core and starts a new, empty store as a secondary: Verbatim for DR. It writes notes (node scope) into the new store
 	// before the switch, keeps the old state as trash, and returns at once; the new core starts in the background. Crash-safe: one rename decides.
 	Switch func(id engine.Identity, role engine.Role, notes map[string][]byte) error
-	// Reopen ends this core and opens the same store in another role; secondary says that a primary holds what it holds. It returns at once. Crash-safe:
+	// Reopen ends this core and lets the same store go on in another role; secondary says that a primary holds what it holds. It returns at once. Crash-safe:
 	// one rename decides.
 	Reopen func(role engine.Role, secondary bool) error
 	// Mark says, for the next start, whether a primary holds what this store holds. It may be nil.
@@ -136,7 +136,7 @@ type Node struct {
 	renewing map[Kind]chan struct{} // one slot each: the CA is another, a certificate of it is to be had
 
 	admin     sync.Mutex // held by operator's calls that change the role or the list of secondaries; guards reopening
-	reopening bool       // the store is being opened in another role: this node ends
+	reopening bool       // the store goes on in another role: this node ends
 
 	writes sync.RWMutex // read-locked while a client's write is on its way into the log
 
@@ -194,7 +194,7 @@ func New(cfg Config) (*Node, error) {
 	if err := n.loadChecked(); err != nil {
 		return nil, err
 	}
-	n.restoreHolds()
+	n.engine.RenewHolds(n.restoreHolds)
 	return n, nil
 }
 

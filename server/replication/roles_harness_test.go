@@ -54,7 +54,7 @@ func (c *cluster) successor(k Kind, id string) *cluster {
 	return s
 }
 
-// reopen does what the server does when a node asks for it: stop, open the same store in another role, go on.
+// reopen does what the server does when a node asks for it: stop, let the same store go on in another role.
 func (c *cluster) reopen() {
 	c.t.Helper()
 	select {
@@ -71,9 +71,7 @@ func (c *cluster) reopenAs(r reopening) {
 	case <-c.reopenings: // asked again meanwhile
 	default:
 	}
-	dir := enginetest.Dir(c.t, c.e)
-	enginetest.Stop(c.t, c.e)
-	c.e = enginetest.Open(c.t, dir, r.role, func(cfg *engine.Config) { cfg.Repairable = r.secondary })
+	enginetest.Turn(c.t, c.e, r.role, r.secondary)
 	c.run()
 }
 

@@ -54,6 +54,20 @@ func (c *cluster) killed(lostRole bool, f *fuse, at int64) {
 	c.run()
 }
 
+// turnLit is reopen with a fuse that is lit before the change of role in the engine, which can fail of it.
+func (c *cluster) turnLit(f *fuse, at int64) {
+	c.t.Helper()
+	r := <-c.reopenings
+	c.stop()
+	f.left.Store(at)
+	if err := enginetest.TryTurn(c.t, c.e, r.role, r.secondary); err != nil && !f.blown.Load() {
+		c.t.Fatal(err)
+	}
+	if !f.blown.Load() {
+		c.run()
+	}
+}
+
 // settle follows the node's requests until no role change is under way.
 func (c *cluster) settle() {
 	c.t.Helper()
@@ -128,24 +142,32 @@ func TestARoleChangeSurvivesAKillAtEachCommit(t *testing.T) {
 		{"demote dr", DR, primaryOf(DR), demote(DR), Primary, Secondary},
 		{"disable dr secondary", DR, secondaryOf(DR), func(c *cluster) error { _, err := c.n.DisableSecondary(enginetest.Context(t), DR); return err }, Secondary, Disabled},
 	} {
-		if tt.k == DR {
-			t.Run(tt.name+", after the reopening", func(t *testing.T) {
+		for _, open := range []bool{true, false} { // the store stayed open, or the process was started anew
+			if tt.k != DR {
+				break
+			}
+			t.Run(fmt.Sprintf("%s, in the new role, open %v", tt.name, open), func(t *testing.T) {
 				for n, through := 1, false; !through; n++ {
-					c := tt.start(&fuse{})
+					f := &fuse{after: n%2 == 0}
+					c := tt.start(f)
 					if err := tt.call(c); err != nil {
 						t.Fatal(err)
 					}
-					f := &fuse{after: n%2 == 0}
-					c.killed(false, f, int64((n+1)/2))
+					if open {
+						c.turnLit(f, int64((n+1)/2))
+					} else {
+						f = &fuse{after: n%2 == 0}
+						c.killed(false, f, int64((n+1)/2))
+					}
 					c.until("it is killed, or through", func() bool { return f.blown.Load() || c.n.underWay() == nil })
 					through = !f.blown.Load()
 					c.killed(false, &fuse{}, 0)
 					c.settle()
 					if got := c.n.Mode(tt.k); got != tt.new {
-						t.Fatalf("killed at commit %d after the reopening: mode %s, want %s", n, got, tt.new)
+						t.Fatalf("killed at commit %d: mode %s, want %s", n, got, tt.new)
 					}
 					if got := len(enginetest.Content(t, c.e)[shared]); got != 40 {
-						t.Fatalf("killed at commit %d after the reopening: %d records, want 40", n, got)
+						t.Fatalf("killed at commit %d: %d records, want 40", n, got)
 					}
 					c.stop()
 				}

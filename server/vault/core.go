@@ -80,7 +80,8 @@ type Core struct {
 	running running
 	audit   auditor
 
-	guests guests // who logs in
+	guests    guests // who logs in
+	profiling profiling
 
 	wake    chan struct{} // one slot: Run has something to do now
 	movesMu sync.Mutex

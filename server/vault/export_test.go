@@ -140,3 +140,6 @@ func NoteVersion(c *Core, ctx context.Context, version string) error {
 
 // AllowForwarding sets what the configuration says of forwarding by header.
 func AllowForwarding(c *Core, on bool) { c.cfg.ForwardByHeader = on }
+
+// BeginProfile takes the place of one who takes a profile of a kind.
+func BeginProfile(c *Core, kind string) (end func()) { return c.profiling.begin(kind) }

@@ -142,7 +142,7 @@ func (c *cluster) call(method, path, token, body string, header ...string) got {
 	if g.raw, err = io.ReadAll(res.Body); err != nil {
 		c.t.Fatal(err)
 	}
-	if len(g.raw) > 0 {
+	if len(g.raw) > 0 && res.Header.Get("Content-Type") == "application/json" {
 		d := json.NewDecoder(bytes.NewReader(g.raw))
 		d.UseNumber()
 		if err := d.Decode(&g.body); err != nil {

@@ -124,6 +124,8 @@ func hostRoutes() []route {
 		{"GET", "sys/in-flight-req", onDR, (*Core).inFlightRequests, nil},
 		{"GET", "sys/ha-status", onDR, (*Core).haStatus, nil},
 		{"GET", "sys/host-info", onDR, (*Core).hostInfo, nil},
+		{"GET", "sys/pprof", onDR | drHeader, (*Core).profile, nil},
+		{"GET", "sys/pprof/*", onDR | drHeader, (*Core).profile, nil},
 		{"GET", "sys/config/state/sanitized", onDR, (*Core).sanitized, nil},
 		{"GET", "sys/storage/snapshot", sudo | onDR | drHeader, (*Core).takeSnapshot, nil},
 		{"POST", "sys/storage/snapshot", sudo | rawBody, restoreSnapshot(false), nil},

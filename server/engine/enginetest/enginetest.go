@@ -139,6 +139,26 @@ func Reopen(t testing.TB, e *engine.Engine, mods ...func(*engine.Config)) *engin
 	return Open(t, r.cfg.Dir, r.cfg.Role, append([]func(*engine.Config){func(c *engine.Config) { *c = r.cfg }}, mods...)...)
 }
 
+// Turn lets an engine go on in another role, as the server does; whoever reopens it later reopens it in that one.
+func Turn(t testing.TB, e *engine.Engine, role engine.Role, repairable bool) {
+	t.Helper()
+	if err := TryTurn(t, e, role, repairable); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TryTurn is Turn that returns the error.
+func TryTurn(t testing.TB, e *engine.Engine, role engine.Role, repairable bool) error {
+	t.Helper()
+	if err := e.SetRole(Context(t), role); err != nil {
+		return err
+	}
+	e.SetRepairable(repairable)
+	r := of(t, e)
+	r.cfg.Role, r.cfg.Repairable = role, repairable
+	return nil
+}
+
 // CheckStore checks a stopped store: log, records, digests, and that log and state agree.
 func CheckStore(t testing.TB, dir string) {
 	t.Helper()
