@@ -72,7 +72,7 @@ func TestASynchronousPrimaryAnswersWhenASecondaryHasWhatItShows(t *testing.T) {
 	p.caughtUp(DR, s)
 	p.level("durable=1,timeout=1m,on_timeout=fail")
 	index := p.put("a", "1")
-	if warning, err := p.n.AwaitConfirmed(ctx, true); warning != "" || err != nil {
+	if warning, err := p.n.AwaitConfirmed(ctx, true, nil); warning != "" || err != nil {
 		t.Fatalf("with a secondary: got %q, %v", warning, err)
 	}
 	if at := s.e.Position().Index; at < index {
@@ -83,20 +83,20 @@ func TestASynchronousPrimaryAnswersWhenASecondaryHasWhatItShows(t *testing.T) {
 	s.stop()
 	index = p.put("a", "2")
 	var late *NotConfirmed
-	if _, err := p.n.AwaitConfirmed(ctx, true); !errors.As(err, &late) || late.Index != index || !late.Committed || late.Have != 0 {
+	if _, err := p.n.AwaitConfirmed(ctx, true, nil); !errors.As(err, &late) || late.Index != index || !late.Committed || late.Have != 0 {
 		t.Fatalf("a write without a secondary: got %v (%+v)", err, late)
 	}
-	if _, err := p.n.AwaitConfirmed(ctx, false); !errors.As(err, &late) || late.Committed {
+	if _, err := p.n.AwaitConfirmed(ctx, false, nil); !errors.As(err, &late) || late.Committed {
 		t.Fatalf("a read of what nobody confirmed: got %v", err)
 	}
 	p.restart()
-	if _, err := p.n.AwaitConfirmed(ctx, false); !errors.As(err, &late) {
+	if _, err := p.n.AwaitConfirmed(ctx, false, nil); !errors.As(err, &late) {
 		t.Fatalf("a read after a restart: got %v, want it held back: it would show what was not confirmed", err)
 	}
 	s.e = enginetest.Reopen(t, s.e)
 	s.run()
 	p.level("durable=1,timeout=1m,on_timeout=fail")
-	if _, err := p.n.AwaitConfirmed(ctx, false); err != nil {
+	if _, err := p.n.AwaitConfirmed(ctx, false, nil); err != nil {
 		t.Fatalf("with the secondary back: %v", err)
 	}
 }
@@ -111,7 +111,7 @@ func TestADegradedSetSaysSoUntilItsSecondariesAreBack(t *testing.T) {
 	s.stop()
 	p.put("a", "1")
 	for range 2 { // the second does not wait
-		if warning, err := p.n.AwaitConfirmed(ctx, true); err != nil || !strings.Contains(warning, "degraded since") {
+		if warning, err := p.n.AwaitConfirmed(ctx, true, nil); err != nil || !strings.Contains(warning, "degraded since") {
 			t.Fatalf("without a secondary: got %q, %v", warning, err)
 		}
 	}
@@ -121,7 +121,7 @@ func TestADegradedSetSaysSoUntilItsSecondariesAreBack(t *testing.T) {
 	s.e = enginetest.Reopen(t, s.e)
 	s.run()
 	p.until("it waits for confirmation again", func() bool {
-		warning, err := p.n.AwaitConfirmed(ctx, false)
+		warning, err := p.n.AwaitConfirmed(ctx, false, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
