@@ -166,12 +166,15 @@ func TestAWriteThatADemotionOvertakesIsNamedByItsOwnPlace(t *testing.T) {
 	p.caughtUp(Performance, s)
 	s.stop()
 	release := p.n.HoldRole()
+	demoted := make(chan error, 1)
+	go func() {
+		_, err := p.n.DemotePrimary(ctx, Performance, Demote{DrainTimeout: time.Millisecond})
+		demoted <- err
+	}()
+	p.until("the demotion waits for the write", func() bool { return p.n.Mode(Performance) != Primary })
 	lost, err := p.n.Wrote(enginetest.MustPut(t, p.e, shared, storage.Replicated, "lost", "v").Position, nil)
 	release()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.n.DemotePrimary(ctx, Performance, Demote{DrainTimeout: time.Millisecond}); err != nil {
+	if err := errors.Join(err, <-demoted); err != nil {
 		t.Fatal(err)
 	}
 	p.awaitMode(Performance, Secondary)

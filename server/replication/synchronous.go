@@ -57,9 +57,9 @@ type levels struct {
 	lapsed   map[Kind]bool      // the write lease has ended
 }
 
-// Synchronous returns the level of a set that this cluster is the primary of.
+// Synchronous returns the level of a set that this cluster is the primary of, also while it is being demoted: its secondaries still stream then, and answers wait.
 func (n *Node) Synchronous(k Kind) (Level, error) {
-	if n.Mode(k) != Primary {
+	if !n.reigns(k) {
 		return Level{}, nil
 	}
 	version := n.engine.SystemVersion() + 1
@@ -78,6 +78,12 @@ func (n *Node) Synchronous(k Kind) (Level, error) {
 	}
 	n.levels.of, n.levels.version = of, version
 	return of[k], nil
+}
+
+// reigns reports whether this cluster is a set's primary, or is just being demoted.
+func (n *Node) reigns(k Kind) bool {
+	set := n.set(k)
+	return set != nil && set.Mode == Primary
 }
 
 func (n *Node) readLevel(k Kind) (Level, error) {
@@ -181,7 +187,7 @@ func (n *Node) AwaitConfirmed(ctx context.Context, committed bool, written *Writ
 
 // leftUnconfirmed judges a write of a synchronous primary that is none any more: which secondaries hold it is not known here now.
 func (n *Node) leftUnconfirmed(k Kind, w *Written) (warning string, err error) {
-	if w == nil || w.levels[k].Secondaries == 0 || n.Mode(k) == Primary { // there, the level was lowered
+	if w == nil || w.levels[k].Secondaries == 0 || n.reigns(k) { // there, the level was lowered
 		return "", nil
 	}
 	l := w.levels[k]
