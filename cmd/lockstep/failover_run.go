@@ -281,7 +281,7 @@ func (f *failover) undo(ctx context.Context, cause error) error {
 		return fmt.Errorf("%w\nNothing was changed: %s is the primary", cause, f.from.api.Address)
 	}
 	f.say("undoing: %s becomes the primary again (%v)", f.from.name, cause)
-	body := map[string]any{}
+	body := map[string]any{"force": true} // it cannot know that nobody was promoted; that was asked above
 	if f.kind == "dr" {
 		body["dr_operation_token"] = f.dr
 	}

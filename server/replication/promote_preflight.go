@@ -78,6 +78,11 @@ func (n *Node) preflightOf(k Kind, set *setConfig) (*Preflight, error) {
 	switch {
 	case reason != "":
 		p.Verdict = reason
+	case bye != nil && p.Lag == 0 && bye.Own:
+		p.Exact, p.LostKnown, p.LostEstimate = true, 0, 0
+		if p.Ready, p.Verdict, err = n.formerVerdict(k, bye); err != nil {
+			return nil, err
+		}
 	case bye != nil && p.Lag == 0:
 		p.Ready, p.Exact, p.LostKnown, p.LostEstimate = true, true, 0, 0
 		p.Verdict = "ready: the primary was demoted and everything that it wrote is here: a promotion loses nothing"
@@ -96,6 +101,29 @@ func (n *Node) preflightOf(k Kind, set *setConfig) (*Preflight, error) {
 		p.Verdict += "; " + ahead
 	}
 	return p, nil
+}
+
+// formerVerdict judges the promotion of a cluster that was the primary itself and was demoted. Nobody tells it of a successor, so only without secondaries it can know
+// that there is none.
+func (n *Node) formerVerdict(k Kind, bye *farewell) (ready bool, verdict string, err error) {
+	d, err := n.demotionOf(k)
+	if err != nil {
+		return false, "", err
+	}
+	var known []string
+	if d != nil {
+		for _, s := range d.Secondaries {
+			if s.Set == k {
+				known = append(known, s.ID)
+			}
+		}
+		if len(known) == 0 {
+			return true, "ready: this cluster was the primary until it was demoted, it has everything, and it had no secondary that could have been promoted", nil
+		}
+	}
+	return false, fmt.Sprintf("this cluster was the primary until it was demoted (%s) and has heard of nobody since: another may have been promoted, and both would take writes. Ask its secondaries (%s): "+
+		"if one of them is the primary, let this cluster follow it (%s/secondary/update-primary); if none is, pass force, which loses nothing",
+		stamp(time.Unix(bye.At, 0)), orElse(strings.Join(known, ", "), "not known"), k), nil
 }
 
 // figures fills in positions, times and what may be lost.

@@ -207,7 +207,7 @@ func (n *Node) completeDemoteDR(in *intent) error {
 		noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, noteCAKey(Performance): nil, noteNextCAKey(Performance): nil,
 		noteFence(DR): nil, noteFence(Performance): nil, noteHerald(DR): nil, noteHerald(Performance): nil,
 		noteDemotion(DR): in.outcome(),
-		noteFarewell(DR): n.farewellNow(n.engine.Position()), noteFarewell(Performance): nil, // it has everything that it wrote itself
+		noteFarewell(DR): n.ownFarewell(n.engine.Position()), noteFarewell(Performance): nil, // it has everything that it wrote itself
 	}
 	err := n.done(notes, func() {
 		n.use(DR, in.Set)

@@ -114,7 +114,7 @@ func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
 	set.Before = nil
 	notes := map[string][]byte{noteSet(Performance): mustJSON(&set), noteSeen(Performance): mustJSON(seen), noteCAKey(Performance): nil, noteNextCAKey(Performance): nil,
 		noteFence(Performance): nil, noteHerald(Performance): nil, noteDemotion(Performance): in.outcome(),
-		noteFarewell(Performance): n.farewellNow(end)} // it has everything that it wrote itself
+		noteFarewell(Performance): n.ownFarewell(end)} // it has everything that it wrote itself
 	if err := n.done(notes, func() { n.use(Performance, &set) }); err != nil {
 		return err
 	}
