@@ -336,7 +336,7 @@ func (f *failover) forced(ctx context.Context, to *setStatus, before []*setStatu
 
 // lost is the preflight of a cluster whose primary is away, which that cluster may take a moment to notice. A primary that it hears is not lost: the address is wrong.
 func (f *failover) lost(ctx context.Context) (*promotion, error) {
-	ctx, cancel := context.WithTimeout(ctx, failoverReach)
+	noticed, cancel := context.WithTimeout(ctx, failoverReach)
 	defer cancel()
 	for {
 		p, err := f.to.preflight(ctx)
@@ -344,7 +344,7 @@ func (f *failover) lost(ctx context.Context) (*promotion, error) {
 			return p, err
 		}
 		select {
-		case <-ctx.Done():
+		case <-noticed.Done():
 			return nil, fmt.Errorf("%s hears its primary at this moment, so that is not lost: see whether -from=%s is its address. Nothing was changed", f.to.api.Address, f.from.api.Address)
 		case <-time.After(failoverPoll):
 		}
