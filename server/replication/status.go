@@ -202,7 +202,7 @@ func (n *Node) secondaryStatus(k Kind, set *setConfig, out map[string]any) {
 	root, last, cursor := n.rootOf(k)
 	out["state"] = l.Machine.Shown()
 	out["secondary_id"] = set.Secondary
-	out["connection_state"] = l.Connection
+	out["connection_state"] = l.shownConnection()
 	out["known_primary_cluster_addrs"] = urls(set.Primaries)
 	out["last_remote_wal"] = cursor
 	out["last_wal"] = last
@@ -219,6 +219,14 @@ func (n *Node) secondaryStatus(k Kind, set *setConfig, out map[string]any) {
 	if l.Machine.Name == StateMerkleSync || l.Machine.Name == StateMerkleDiff {
 		out["merkle_sync_progress"] = map[string]any{"sync_progress": l.SyncDone, "sync_total_keys": l.SyncTotal}
 	}
+}
+
+// shownConnection is the state of the connection: before the primary has answered the hello on it, it is not ready for anything.
+func (l *linkState) shownConnection() string {
+	if name := l.Machine.Name; l.Connection == "ready" && (name == StateConnecting || name == StateBootstrapping) {
+		return "connecting"
+	}
+	return l.Connection
 }
 
 // reason says why this secondary does not stream, empty when it does or when nothing is known to be wrong.
