@@ -56,6 +56,8 @@ type intent struct {
 
 	Abandon bool `json:"abandon,omitempty"` // a sync under way ends where it is: somebody said force, or the cluster is to stand alone
 
+	Async bool `json:"async,omitempty"` // a promotion: the level of before ends
+
 	resumed bool // it was begun before this start
 }
 

@@ -35,6 +35,7 @@ type Preflight struct {
 	Rate         float64 // entries a second
 	Exact        bool    // LostKnown is all there can be
 	Does         []string
+	Levels       map[Kind]Level // with which it would go on
 }
 
 // PromotePreflight says what a promotion of this secondary would find now.
@@ -56,6 +57,12 @@ func (n *Node) preflightOf(k Kind, set *setConfig) (*Preflight, error) {
 		return nil, err
 	}
 	p.Does = promotionDoes(k)
+	if p.Levels, err = n.levelsFound(k); err != nil {
+		return nil, err
+	}
+	if len(p.Levels) > 0 {
+		p.Does = append(p.Does, levelsText(p.Levels)+"; with synchronous=async it ends")
+	}
 	switch {
 	case !set.Joined:
 		p.Refused = "this cluster is still being filled for the first time and holds no complete copy: wait, or promote another secondary"
@@ -231,6 +238,13 @@ func (p *Preflight) Describe() map[string]any {
 		"primary_connected": p.Connected, "handed_over": p.HandedOver, "other_secondaries": others,
 		"lost_writes": map[string]any{"at_least": p.LostKnown, "estimate": p.LostEstimate, "exact": p.Exact, "rate_per_second": math.Round(p.Rate*10) / 10},
 		"does":        p.Does,
+	}
+	if len(p.Levels) > 0 {
+		levels := map[string]any{}
+		for k, l := range p.Levels {
+			levels[string(k)] = l.String()
+		}
+		out["synchronous"] = levels
 	}
 	if !p.LastContact.IsZero() {
 		out["last_contact"], out["last_contact_age_ms"] = stamp(p.LastContact), uint64(p.Age.Milliseconds())

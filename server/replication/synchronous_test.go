@@ -192,3 +192,32 @@ func TestAwaitLevelCountsSecondariesOfBothSets(t *testing.T) {
 		t.Fatalf("three of two: got %v", err)
 	}
 }
+
+// TestAPromotedClusterGoesOnWithTheLevelUnlessItsOperatorEndsIt promotes a DR secondary of a synchronous primary without any secondary of its own.
+func TestAPromotedClusterGoesOnWithTheLevelUnlessItsOperatorEndsIt(t *testing.T) {
+	t.Parallel()
+	for _, async := range []bool{false, true} {
+		ctx := enginetest.Context(t)
+		p := newCapablePrimary(t, DR)
+		s := p.successor(DR, "s")
+		p.level("durable=1,timeout=1ms,on_timeout=fail")
+		p.caughtUp(DR, s)
+		p.demote(DR)
+		f, err := s.n.PromotePreflight(DR)
+		if err != nil || f.Levels[DR].Secondaries != 1 {
+			t.Fatalf("the preflight tells of levels %v, %v, want the primary's", f, err)
+		}
+		warning, err := s.n.PromoteSecondary(ctx, DR, Promote{Async: async})
+		if err != nil || strings.Contains(warning, "answered 409 until") == async {
+			t.Errorf("async %t: got %q, %v", async, warning, err)
+		}
+		s.reopen()
+		s.awaitMode(DR, Primary)
+		s.put("a", "1")
+		_, err = s.n.AwaitConfirmed(ctx, true, nil)
+		var late *NotConfirmed
+		if errors.As(err, &late) == async {
+			t.Errorf("async %t: a write of the new primary, which has no secondaries: %v", async, err)
+		}
+	}
+}
