@@ -120,9 +120,12 @@ func TestAPromotionSaysWhatItCosts(t *testing.T) {
 	}
 	b.until("the estimate grows with the time since", func() bool { return preflight().LostEstimate > 0 })
 	b.restart()
-	if p := preflight(); p.LastContact.IsZero() || p.PrimaryIndex == 0 || p.Ready {
-		t.Errorf("after a restart: %+v, want what was last heard before", p)
+	if p := preflight(); p.LastContact.IsZero() || p.PrimaryIndex == 0 || p.Ready || p.Rate <= 0 {
+		t.Errorf("after a restart: %+v, want what was last heard before, and how fast the primary wrote", p)
 	}
+	b.until("the estimate, and the lag that status tells, grow with the time since the last contact", func() bool {
+		return preflight().LostEstimate > 0 && b.n.Status(DR)["lag_ms"].(uint64) > 0
+	})
 	if _, err := b.n.PromoteSecondary(enginetest.Context(t), DR, Promote{}); err == nil {
 		t.Error("promoted without force although the primary cannot be reached")
 	}

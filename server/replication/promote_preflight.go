@@ -294,14 +294,24 @@ type rateMark struct {
 	At     time.Time
 	Index  uint64
 	Stored time.Time // when the contact was last made durable
+	Rated  bool      // with a rate
 }
 
 // keepContact takes a heartbeat into account, durably now and then: a promotion after a restart is to know how old this cluster's data are.
 func (n *Node) keepContact(k Kind, h *heartbeat, now time.Time) error {
-	var store *contactRecord
+	var before, store *contactRecord
+	if n.link[k].get().RateFrom.Stored.IsZero() { // the first since the start: what is stored tells how fast the primary wrote
+		var err error
+		if before, err = n.contact(k); err != nil {
+			return err
+		}
+	}
 	n.link[k].update(func(l *linkState) {
 		l.Others = h.Others
 		m := &l.RateFrom
+		if before != nil && l.Rate == 0 {
+			l.Rate = before.Rate
+		}
 		if m.At.IsZero() || h.Position.Index < m.Index {
 			m.At, m.Index = now, h.Position.Index
 		}
@@ -311,8 +321,8 @@ func (n *Node) keepContact(k Kind, h *heartbeat, now time.Time) error {
 				m.At, m.Index = now, h.Position.Index
 			}
 		}
-		if now.Sub(m.Stored) >= contactEvery {
-			m.Stored = now
+		if now.Sub(m.Stored) >= contactEvery || l.Rate > 0 && !m.Rated {
+			m.Stored, m.Rated = now, l.Rate > 0
 			store = &contactRecord{Index: h.Position.Index, At: now.Unix(), Rate: l.Rate, Others: h.Others}
 		}
 	})
