@@ -228,6 +228,7 @@ func (c *core) build() error {
 	}
 	c.replication, err = replication.New(replication.Config{
 		Archives:          archives,
+		Tightens:          vault.Tightens,
 		Engine:            c.engine,
 		Logger:            c.log,
 		APIAddr:           n.addresses.API,

@@ -32,6 +32,10 @@ it takes a former primary in again that is fenced.
   -sibling=ADDR   API address of another secondary; repeated for more
   -from-id=ID     what the former primary is called as a secondary (its cluster_name)
   -drain=5s       how long the demotion waits for secondaries, at most 1m
+  -synchronous=async
+                  the new primary's answers wait for no secondaries. Without it
+                  the level of before goes on: writes and logins are 409 until
+                  as many secondaries follow
   -force          the primary is lost or sealed: promote without it. What it has
                   and the secondary has not is lost; the estimate is shown first
   -yes            do not ask
@@ -63,6 +67,7 @@ type failover struct {
 	fromID   string
 	drain    time.Duration
 	force    bool
+	async    bool // the level of before ends
 	yes      bool
 	dr       string                  // DR operation token; secret
 	filters  map[string]*pathsFilter // of secondaries, by id
@@ -102,6 +107,7 @@ func runFailover(ctx context.Context, c *console, args []string) error {
 	fromID := fs.String("from-id", "", "")
 	drain := fs.Duration("drain", 5*time.Second, "")
 	force, yes := fs.Bool("force", false, ""), fs.Bool("yes", false, "")
+	level := fs.String("synchronous", "", "")
 	format := fs.String("format", "table", "")
 	var siblings addressList
 	fs.Var(&siblings, "sibling", "")
@@ -116,10 +122,12 @@ func runFailover(ctx context.Context, c *console, args []string) error {
 		return usagef("failover: -kind=%s: want dr or performance", *kind)
 	case *to == "" || *from == "":
 		return usagef("failover: say between which clusters with -from=ADDR and -to=ADDR; lockstep help failover tells more")
+	case *level != "" && *level != "async":
+		return usagef("failover: -synchronous=%s: want async, or leave it out", *level)
 	case *drain <= 0 || *drain > time.Minute:
 		return usagef("failover: -drain=%v: want more than nothing and at most 1m", *drain)
 	}
-	f := &failover{c: c, kind: *kind, fromID: *fromID, drain: *drain, force: *force, yes: *yes, dr: operationToken()}
+	f := &failover{c: c, kind: *kind, fromID: *fromID, drain: *drain, force: *force, async: *level != "", yes: *yes, dr: operationToken()}
 	f.result = failoverResult{Kind: *kind, Primary: *to, Members: []memberResult{}}
 	if err := f.connect(*from, *to, siblings); err != nil {
 		return err

@@ -178,6 +178,7 @@ type promotion struct {
 	Handed    bool           `json:"handed_over"`
 	Lost      map[string]any `json:"lost_writes"`
 	Does      []string       `json:"does"`
+	Levels    map[string]any `json:"synchronous"`
 	Others    []struct {
 		ID    string `json:"node_id"`
 		Index uint64 `json:"index"`

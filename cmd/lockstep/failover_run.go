@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -52,6 +53,9 @@ func (f *failover) run(ctx context.Context) error {
 	case to.Mode == "primary":
 		f.say("%s is the %s primary already: what is left is to take the others in", f.to.api.Address, f.kind)
 		f.result.Index = to.LastWAL
+		if f.async {
+			f.say("note: its level is as it was: -synchronous counts for a promotion. primary/synchronous sets it")
+		}
 	case to.Mode != "secondary":
 		return fmt.Errorf("%s is no %s secondary (mode %s): there is nothing to promote", f.to.api.Address, f.kind, to.Mode)
 	case from == nil:
@@ -191,7 +195,19 @@ func (f *failover) plan(from *setStatus, p *promotion) {
 	f.say("  3. re-point %s%s to the new primary; nothing is copied", f.from.name, f.names())
 	f.sayUnnamed()
 	f.planFilters()
+	f.planLevels(p)
 	f.say("Price: no acknowledged write. Writes pause from 1 to the end of 2: %s is %d entries behind at this moment", f.to.name, p.Lag)
+}
+
+// planLevels says what answers of the new primary wait for.
+func (f *failover) planLevels(p *promotion) {
+	for _, set := range slices.Sorted(maps.Keys(p.Levels)) {
+		if f.async {
+			f.say("     level    of the %s set ends (%s): answers of %s wait for no secondaries until one is set again", set, p.Levels[set], f.to.name)
+		} else {
+			f.say("     level    of the %s set goes on (%s): writes and logins on %s are 409 until so many follow. -synchronous=async ends it", set, p.Levels[set], f.to.name)
+		}
+	}
 }
 
 func (f *failover) names() string {
@@ -255,6 +271,9 @@ func (f *failover) handedOver(ctx context.Context) error {
 func (f *failover) promote(ctx context.Context, force bool) error {
 	began := time.Now()
 	body := map[string]any{"force": force}
+	if f.async {
+		body["synchronous"] = "async"
+	}
 	if f.kind == "dr" {
 		body["dr_operation_token"] = f.dr
 	}
@@ -281,7 +300,7 @@ func (f *failover) undo(ctx context.Context, cause error) error {
 		return fmt.Errorf("%w\nNothing was changed: %s is the primary", cause, f.from.api.Address)
 	}
 	f.say("undoing: %s becomes the primary again (%v)", f.from.name, cause)
-	body := map[string]any{}
+	body := map[string]any{"force": true} // it cannot know that nobody was promoted; that was asked above
 	if f.kind == "dr" {
 		body["dr_operation_token"] = f.dr
 	}
@@ -326,6 +345,7 @@ func (f *failover) forced(ctx context.Context, to *setStatus, before []*setStatu
 	f.unnamed(known, to, before)
 	f.sayUnnamed()
 	f.planFilters()
+	f.planLevels(p)
 	f.say("  Make sure that clients no longer reach %s.", f.from.api.Address)
 	if err := f.confirm(); err != nil {
 		return err
@@ -336,7 +356,7 @@ func (f *failover) forced(ctx context.Context, to *setStatus, before []*setStatu
 
 // lost is the preflight of a cluster whose primary is away, which that cluster may take a moment to notice. A primary that it hears is not lost: the address is wrong.
 func (f *failover) lost(ctx context.Context) (*promotion, error) {
-	ctx, cancel := context.WithTimeout(ctx, failoverReach)
+	noticed, cancel := context.WithTimeout(ctx, failoverReach)
 	defer cancel()
 	for {
 		p, err := f.to.preflight(ctx)
@@ -344,7 +364,7 @@ func (f *failover) lost(ctx context.Context) (*promotion, error) {
 			return p, err
 		}
 		select {
-		case <-ctx.Done():
+		case <-noticed.Done():
 			return nil, fmt.Errorf("%s hears its primary at this moment, so that is not lost: see whether -from=%s is its address. Nothing was changed", f.to.api.Address, f.from.api.Address)
 		case <-time.After(failoverPoll):
 		}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -168,6 +169,82 @@ func TestOneWriteStandsInOneArchive(t *testing.T) {
 	}
 	if again := mustFill(t, s, 90, 95); len(again) != 1 || again[0] != first[0] || len(s.List()) != 2 {
 		t.Errorf("the same tail again: got %q, want the first archive alone", again)
+	}
+}
+
+// mixed is an entry that changes what is shared and what is local.
+func mixed(index uint64) []byte {
+	change := []storage.Change{{Op: storage.Put, Key: fmt.Appendf(nil, "k%d", index), Value: []byte("v")}}
+	return storage.EncodeEntry(nil, &storage.Entry{Index: index, Time: 1, Blocks: []storage.Block{
+		{Keyspace: ks, Scope: storage.Replicated, Changes: change}, {Keyspace: storage.KeyspaceID{2, 15: 2}, Scope: storage.Local, Changes: change},
+	}})
+}
+
+// TestAnArchiveOfWhatIsSharedLeavesTheRestToTheNext: the rewind of a performance cluster keeps what is shared of an entry; when DR takes the same entry back the rest of
+// it is kept, once, and all of it when the first archive was discarded.
+func TestAnArchiveOfWhatIsSharedLeavesTheRestToTheNext(t *testing.T) {
+	t.Parallel()
+	o := archive.Options{Dir: filepath.Join(t.TempDir(), "archive")}
+	s := mustOpen(t, o)
+	keep := func(kind string, first, last uint64) []string {
+		t.Helper()
+		m := meta(first-1, last)
+		m.Kind = kind
+		w, err := s.Create(m, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := first; i <= last; i++ {
+			e := mixed(i)
+			if kind == "performance" {
+				if e, _, err = storage.CutEntry(e, func(_ storage.KeyspaceID, s storage.Scope) bool { return s == storage.Replicated }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.AddEntry(wal.Position{Fork: fork, Index: i}, e, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ids, err := w.Commit()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ids
+	}
+	scopes := func(id string) (out string) {
+		t.Helper()
+		err := s.Read(id, 0, func(_ uint64, it *archive.Item) (bool, error) {
+			out += fmt.Sprintf(" %d:", it.At.Index)
+			for i := range it.Entry.Blocks {
+				out += string("-rl"[it.Entry.Blocks[i].Scope])
+			}
+			return true, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	shared := keep("performance", 92, 94)
+	all := keep("dr", 91, 95)
+	if len(all) != 2 || all[0] != shared[0] {
+		t.Fatalf("the tail is in %q, want in %q and another", all, shared)
+	}
+	if got, want := scopes(all[1]), " 91:rl 92:l 93:l 94:l 95:rl"; got != want {
+		t.Errorf("the second archive holds%s, want%s", got, want)
+	}
+	s = mustOpen(t, o)
+	for _, again := range [][]string{keep("dr", 91, 95), keep("dr", 92, 94)} {
+		slices.Sort(again)
+		if want := slices.Sorted(slices.Values(all)); !slices.Equal(again, want) {
+			t.Errorf("the same tail again is in %q, want in %q alone", again, want)
+		}
+	}
+	if err := s.Discard(shared[0]); err != nil {
+		t.Fatal(err)
+	}
+	if last := keep("performance", 92, 94); len(last) != 1 || scopes(last[0]) != " 92:r 93:r 94:r" {
+		t.Errorf("what is shared, when nothing holds it any more, is in %q", last)
 	}
 }
 

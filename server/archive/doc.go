@@ -5,7 +5,8 @@
 //
 //   - What Flush or Commit returned nil for is durable and listed. A crash before the first of them leaves nothing but a directory
 //     that Open removes.
-//   - One write stands in one archive: an entry at a position that any archive holds already is not taken a second time.
+//   - One write stands in one archive: an entry at a position that any archive holds already is not taken a second time. Where that
+//     holds only what is shared of it, as after the rewind of a performance cluster, the rest of it is taken.
 //   - Damage is named: an archive that cannot be read is listed with its Problem, and Read returns an error behind which nothing was
 //     left out. No archive is removed but by Discard.
 //   - With a Sealer neither keys nor values can be read on the disk.
@@ -25,9 +26,9 @@
 // # Archive's note, versions 1 and 2
 //
 // The log's note "archive" is JSON, the Meta with a field "format". An archive without it was never complete, and is removed by
-// Open. It does not grow with the archive: 4,096 spans say where its entries stood, 1,000 lines what took rights away, and the
-// others are counted. Where there are more spans the last is sparse, and only the items tell what is in it: such a note has version
-// 2, any other version 1.
+// Open. It does not grow with the archive: 4,096 spans say where its entries stood (in "rest" those of entries of which another
+// archive holds what is shared), 1,000 lines what took rights away, and the others are counted. Where there are more spans the last
+// is sparse, and only the items tell what is in it: such a note has version 2, any other version 1.
 //
 // # Archived item, version 1
 //

@@ -3,8 +3,10 @@ package archive
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/lockstepdb/lockstep/storage"
 	"github.com/lockstepdb/lockstep/wal"
 )
 
@@ -42,6 +44,7 @@ type Meta struct {
 	Repeat      []string     `json:"repeat,omitempty"`      // the calls that do the same on another primary
 	Unnamed     uint64       `json:"unnamed,omitempty"`     // more of the two than are listed
 	Spans       []Span       `json:"spans,omitempty"`       // where its entries stood
+	Rest        []Span       `json:"rest,omitempty"`        // where those stood whose shared part another archive held already
 	Counts      Counts       `json:"counts"`
 	Complete    bool         `json:"complete"` // false: what it was written for has not ended, or was interrupted
 
@@ -80,22 +83,54 @@ type Counts struct {
 	Dropped uint64 `json:"dropped"` // entries that came from a place which the set still has
 }
 
-// has reports whether the archive holds the entry at a position; unsure: only its items tell.
-func (m *Meta) has(p wal.Position) (held, unsure bool) {
-	for i := range m.Spans {
-		switch s := &m.Spans[i]; {
-		case s.Sparse:
-			unsure = s.From <= p.Index && p.Index <= s.To
-		case s.holds(p):
-			return true, false
+// parts says what of an entry an archive may hold: the performance rewind keeps what is shared, that of DR keeps all, or what is not kept already.
+type parts byte
+
+const (
+	sharedPart parts = 1 << iota
+	otherPart
+)
+
+// partsOf are the parts that an entry has. One without a block counts as shared: it must be held somewhere, too.
+func partsOf(e *storage.Entry) (p parts) {
+	for i := range e.Blocks {
+		if e.Blocks[i].Scope == storage.Replicated {
+			p |= sharedPart
+		} else {
+			p |= otherPart
 		}
 	}
-	return false, unsure
+	if p == 0 {
+		p = sharedPart
+	}
+	return p
+}
+
+// has says which parts of the entry at a position the archive holds; unsure: its items may tell of more.
+func (m *Meta) has(p wal.Position) (held parts, unsure bool) {
+	whole := sharedPart | otherPart
+	if m.Kind == "performance" {
+		whole = sharedPart
+	}
+	for _, of := range []struct {
+		spans []Span
+		parts parts
+	}{{m.Spans, whole}, {m.Rest, otherPart}} {
+		for i := range of.spans {
+			switch s := &of.spans[i]; {
+			case s.Sparse:
+				unsure = unsure || s.From <= p.Index && p.Index <= s.To
+			case s.holds(p):
+				held |= of.parts
+			}
+		}
+	}
+	return held, unsure
 }
 
 func (m *Meta) sparse() bool {
-	n := len(m.Spans)
-	return n > 0 && m.Spans[n-1].Sparse
+	isSparse := func(s Span) bool { return s.Sparse }
+	return slices.ContainsFunc(m.Spans, isSparse) || slices.ContainsFunc(m.Rest, isSparse)
 }
 
 type storedMeta struct {

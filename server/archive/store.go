@@ -166,8 +166,8 @@ func (s *Store) Get(id string) (Meta, error) {
 
 // Holding returns the id of the archive that holds the entry at a position; "" when none does, or one that might cannot be read.
 func (s *Store) Holding(p wal.Position) string {
-	id, unsure := s.listed(p)
-	if id != "" {
+	held, unsure := s.listed(p)
+	for id := range held {
 		return id
 	}
 	for _, id := range unsure {
@@ -178,19 +178,23 @@ func (s *Store) Holding(p wal.Position) string {
 	return ""
 }
 
-// listed returns the id of the archive whose note says that it holds the entry at a position; unsure are those whose items would tell.
-func (s *Store) listed(p wal.Position) (id string, unsure []string) {
+// listed returns the archives whose notes say that they hold the entry at a position, and which parts of it; unsure are those whose items would tell.
+func (s *Store) listed(p wal.Position) (held map[string]parts, unsure []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, m := range s.metas {
-		switch held, maybe := m.has(p); {
-		case held:
-			return id, nil
-		case maybe && !s.writing[id]:
+		of, maybe := m.has(p)
+		if of != 0 {
+			if held == nil {
+				held = map[string]parts{}
+			}
+			held[id] = of
+		}
+		if maybe && !s.writing[id] {
 			unsure = append(unsure, id)
 		}
 	}
-	return "", unsure
+	return held, unsure
 }
 
 // search looks a position up among an archive's entries, which stand in order of their indexes.

@@ -31,8 +31,8 @@ type Writer struct {
 	items  [][]byte
 	size   int
 	keys   map[[16]byte]struct{}
-	held   []string                             // other archives that hold what was to be added
-	others map[string]map[wal.Position]struct{} // what those with a sparse span hold
+	held   []string                          // other archives that hold what was to be added
+	others map[string]map[wal.Position]parts // what those with a sparse span hold
 	failed error
 }
 
@@ -56,7 +56,7 @@ func (s *Store) Create(m Meta, expect int64) (*Writer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.writing[m.ID] = true
-	return &Writer{s: s, meta: m, log: l, keys: map[[16]byte]struct{}{}, others: map[string]map[wal.Position]struct{}{}}, nil
+	return &Writer{s: s, meta: m, log: l, keys: map[[16]byte]struct{}{}, others: map[string]map[wal.Position]parts{}}, nil
 }
 
 func makeDirs(parent, dir string) error {
@@ -104,22 +104,33 @@ func noRoom(err error) error {
 	return err
 }
 
-// AddEntry adds an entry of the tail; lost says that it has no source, or one beyond the set's common point. An entry that an
-// archive holds already is not added again: Commit names that archive.
+// AddEntry adds an entry of the tail; lost says that it has no source, or one beyond the set's common point. What of it an archive
+// holds already is not added again: Commit names that archive.
 func (w *Writer) AddEntry(at wal.Position, entry []byte, lost bool) error {
 	e, err := storage.DecodeEntry(entry)
 	if err != nil {
 		return w.fail(fmt.Errorf("archiving the entry at index %d: %w", at.Index, err))
 	}
-	id, err := w.holding(at)
+	has := partsOf(e)
+	held, err := w.holding(at, has)
 	if err != nil {
 		return w.fail(err)
 	}
-	if id != "" {
-		if !slices.Contains(w.held, id) {
-			w.held = append(w.held, id)
-		}
+	spans := &w.meta.Spans
+	switch missing := has &^ held; {
+	case missing == 0:
 		return nil
+	case missing == otherPart && held != 0:
+		rest, any, err := storage.CutEntry(entry, func(_ storage.KeyspaceID, s storage.Scope) bool { return s != storage.Replicated })
+		if err != nil {
+			return w.fail(fmt.Errorf("archiving the entry at index %d: %w", at.Index, err))
+		}
+		if any { // not of housekeeping: that is kept whole
+			entry, spans = rest, &w.meta.Rest
+			if e, err = storage.DecodeEntry(entry); err != nil {
+				return w.fail(fmt.Errorf("archiving the entry at index %d: %w", at.Index, err))
+			}
+		}
 	}
 	c := &w.meta.Counts
 	c.Entries++
@@ -134,7 +145,7 @@ func (w *Writer) AddEntry(at wal.Position, entry []byte, lost bool) error {
 			w.count(e.Blocks[i].Keyspace, e.Blocks[i].Changes[j].Key)
 		}
 	}
-	w.span(at)
+	addSpan(spans, at)
 	return w.add(&Item{Kind: Entry, At: at, Lost: lost, Bytes: entry})
 }
 
@@ -154,44 +165,58 @@ func (w *Writer) count(ks storage.KeyspaceID, key []byte) {
 	w.meta.Counts.Keys = uint64(len(w.keys))
 }
 
-func (w *Writer) span(at wal.Position) {
-	n := len(w.meta.Spans)
+func addSpan(spans *[]Span, at wal.Position) {
+	n := len(*spans)
 	if n > 0 {
-		s := &w.meta.Spans[n-1]
+		s := &(*spans)[n-1]
 		if s.Sparse || s.Fork == at.Fork && s.To+1 == at.Index {
 			s.To = at.Index
 			return
 		}
 	}
-	w.meta.Spans = append(w.meta.Spans, Span{at.Fork, at.Index, at.Index, n == maxSpans-1})
+	*spans = append(*spans, Span{at.Fork, at.Index, at.Index, n == maxSpans-1})
 }
 
-// holding returns the archive that holds the entry at a position. What those with a sparse span hold is read once.
-func (w *Writer) holding(at wal.Position) (string, error) {
-	id, unsure := w.s.listed(at)
-	if id != "" {
-		return id, nil
+// holding says which of the parts of the entry at a position other archives hold, and keeps their ids. What those with a sparse span hold is read once, and only
+// when the others do not hold all.
+func (w *Writer) holding(at wal.Position, want parts) (all parts, err error) {
+	held, unsure := w.s.listed(at)
+	for id, of := range held {
+		all |= w.alsoHeld(id, of&want)
 	}
 	for _, id := range unsure {
+		if want&^all == 0 {
+			break
+		}
 		known, read := w.others[id]
 		if !read {
-			known = map[wal.Position]struct{}{}
-			err := w.s.Read(id, 0, func(_ uint64, it *Item) (bool, error) {
-				if it.Kind == Entry {
-					known[it.At] = struct{}{}
-				}
-				return true, nil
-			})
-			if err != nil {
-				return "", fmt.Errorf("looking whether archive %s holds the entry at index %d: %w", id, at.Index, err)
+			if known, err = w.s.partsIn(id); err != nil {
+				return 0, fmt.Errorf("looking whether archive %s holds the entry at index %d: %w", id, at.Index, err)
 			}
 			w.others[id] = known
 		}
-		if _, held := known[at]; held {
-			return id, nil
-		}
+		all |= w.alsoHeld(id, known[at]&want)
 	}
-	return "", nil
+	return all, nil
+}
+
+// alsoHeld keeps the id of an archive that holds a part of what was to be added, and returns that.
+func (w *Writer) alsoHeld(id string, of parts) parts {
+	if of != 0 && !slices.Contains(w.held, id) {
+		w.held = append(w.held, id)
+	}
+	return of
+}
+
+// partsIn reads which entries an archive holds, and what of them.
+func (s *Store) partsIn(id string) (map[wal.Position]parts, error) {
+	known := map[wal.Position]parts{}
+	return known, s.Read(id, 0, func(_ uint64, it *Item) (bool, error) {
+		if it.Kind == Entry {
+			known[it.At] |= partsOf(it.Entry)
+		}
+		return true, nil
+	})
 }
 
 func (w *Writer) add(it *Item) error {

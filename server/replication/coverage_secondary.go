@@ -318,12 +318,15 @@ func (y *syncer) skips(id storage.KeyspaceID) bool {
 // commitAll makes batches durable in their order, and takes what they tell of the coverage into force between them. resync says that a sync must begin.
 func (sub *subscription) commitAll(batches []*batch, spool bool) (resync bool, err error) {
 	for len(batches) > 0 {
-		run := 1 + slices.IndexFunc(batches, func(b *batch) bool { return b.Coverage != nil })
+		run := 1 + slices.IndexFunc(batches, func(b *batch) bool { return b.Coverage != nil || sub.rooted(b.End) })
 		if run == 0 {
 			run = len(batches)
 		}
 		if resync, err = sub.commitRun(batches[:run], spool); err != nil || resync {
 			return resync, err
+		}
+		if !spool {
+			sub.compareAt(sub.at)
 		}
 		batches = batches[run:]
 	}

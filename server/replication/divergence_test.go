@@ -190,7 +190,7 @@ func TestARevocationInALostTailIsNamed(t *testing.T) {
 				t.Fatal(err)
 			}
 			at := enginetest.MustPut(t, a.e, shared, storage.Replicated, "lost", "1")
-			token = a.n.IndexToken(at.Position.Index)
+			token = a.n.IndexToken(at.Position)
 		})
 	a.repoint(DR, b, "a-old")
 	m := a.kept.List()[0]

@@ -186,6 +186,8 @@ func noteFarewell(k Kind) string { return "replication/" + string(k) + "/farewel
 type farewell struct {
 	Position wal.Position `json:"position"`
 	At       int64        `json:"at"` // Unix seconds
+	// Own: this cluster was the primary. Whether another was promoted since it hears from nobody: a successor has no way to a cluster that has handed over.
+	Own bool `json:"own,omitempty"`
 }
 
 // keepFarewell makes durable that the primary has handed over, before that is acknowledged.
@@ -194,11 +196,12 @@ func (n *Node) keepFarewell(k Kind, at wal.Position) error {
 		return err
 	}
 	n.log.Info("the primary was demoted: nothing follows", "set", string(k), "index", at.Index)
-	return n.engine.NodeSet(map[string][]byte{noteFarewell(k): n.farewellNow(at)})
+	return n.engine.NodeSet(map[string][]byte{noteFarewell(k): mustJSON(&farewell{Position: at, At: n.now().Unix()})})
 }
 
-func (n *Node) farewellNow(at wal.Position) []byte {
-	return mustJSON(&farewell{Position: at, At: n.now().Unix()})
+// ownFarewell is the end of this cluster's own part.
+func (n *Node) ownFarewell(at wal.Position) []byte {
+	return mustJSON(&farewell{Position: at, At: n.now().Unix(), Own: true})
 }
 
 // farewell returns where the primary's part ended, nil when it did not say.

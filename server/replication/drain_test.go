@@ -60,12 +60,33 @@ func TestADemotionSaysWhereEachSecondaryStands(t *testing.T) {
 			if near.e.NodeGet(noteHerald(k)) != nil {
 				t.Error("it would tell a former primary that handed over itself")
 			}
-			// The former primary has everything that it wrote, too.
-			if p, err = a.n.PromotePreflight(k); err != nil || !p.Ready {
-				t.Errorf("preflight of the former primary: %+v, %v", p, err)
+			// The former primary has everything that it wrote, too, and cannot know of the promotion.
+			p, err = a.n.PromotePreflight(k)
+			if err != nil || p.Ready || !p.Exact || p.LostKnown != 0 || !strings.Contains(p.Verdict, "another may have been promoted") || !strings.Contains(p.Verdict, "(away, near)") {
+				t.Errorf("preflight of the former primary: %+v, %v, want that it asks for force and names whom to ask", p, err)
+			}
+			if _, err := a.n.PromoteSecondary(enginetest.Context(t), k, Promote{}); !errors.As(err, &later) || !strings.Contains(err.Error(), "pass force") {
+				t.Errorf("promoting the former primary: %v, want 503", err)
+			}
+			if a.restart(); a.n.Mode(k) != Secondary {
+				t.Fatalf("after a restart the former primary is %s", a.n.Mode(k))
+			}
+			if p, err := a.n.PromotePreflight(k); err != nil || p.Ready {
+				t.Errorf("preflight of the former primary after a restart: %+v, %v", p, err)
 			}
 		})
 	}
+}
+
+// TestAPrimaryThatNobodyFollowedIsPromotedAgainAsItIs: nobody can have been promoted in its place.
+func TestAPrimaryThatNobodyFollowedIsPromotedAgainAsItIs(t *testing.T) {
+	t.Parallel()
+	a := newCapablePrimary(t, Performance)
+	a.demote(Performance)
+	if p, err := a.n.PromotePreflight(Performance); err != nil || !p.Ready || !strings.Contains(p.Verdict, "no secondary") {
+		t.Errorf("preflight: %+v, %v", p, err)
+	}
+	a.promote(Performance, false)
 }
 
 // TestAPromotionSaysWhatItCosts asks for the preflight in each situation in which a secondary can be.
@@ -99,9 +120,12 @@ func TestAPromotionSaysWhatItCosts(t *testing.T) {
 	}
 	b.until("the estimate grows with the time since", func() bool { return preflight().LostEstimate > 0 })
 	b.restart()
-	if p := preflight(); p.LastContact.IsZero() || p.PrimaryIndex == 0 || p.Ready {
-		t.Errorf("after a restart: %+v, want what was last heard before", p)
+	if p := preflight(); p.LastContact.IsZero() || p.PrimaryIndex == 0 || p.Ready || p.Rate <= 0 {
+		t.Errorf("after a restart: %+v, want what was last heard before, and how fast the primary wrote", p)
 	}
+	b.until("the estimate, and the lag that status tells, grow with the time since the last contact", func() bool {
+		return preflight().LostEstimate > 0 && b.n.Status(DR)["lag_ms"].(uint64) > 0
+	})
 	if _, err := b.n.PromoteSecondary(enginetest.Context(t), DR, Promote{}); err == nil {
 		t.Error("promoted without force although the primary cannot be reached")
 	}

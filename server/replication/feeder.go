@@ -139,6 +139,7 @@ type feeder struct {
 	shown   <-chan struct{} // the pending frame is not to be shown yet: closed when that may be otherwise
 	held    uint64          // the log is held from here
 	coverer *coverer        // performance: what is covered at the end of what was sent
+	mark    *mark           // where a batch is to end, for the root there to be told
 }
 
 // sentRoot is what a heartbeat said.
@@ -280,48 +281,4 @@ func rootOfTaken(takes takes, totals []storage.KeyspaceTotal) merkle.RootHash {
 		}
 	}
 	return merkle.Root(parts)
-}
-
-func (f *feeder) heartbeat() error {
-	e := f.n.engine
-	totals, end := e.Totals()
-	h := &heartbeat{head: f.head(end), Clock: f.n.now().UnixNano(), Floor: e.FirstIndex(), APIAddr: f.n.cfg.APIAddr}
-	// What is covered at the end of the log is known once all of it was cut; before, the secondary is not there either.
-	if f.coverer == nil || f.at == end {
-		root := rootOfTaken(f.takes(), totals)
-		h.Root = &root
-	}
-	if index, gated, _ := f.n.confirmedIndex(f.peer.Kind); gated {
-		h.Confirmed = index
-	}
-	if addr := f.n.cfg.ClusterAddr; addr != "" {
-		h.Addresses = []string{addr}
-	}
-	if set := f.n.set(f.peer.Kind); set != nil && set.ClusterAddr != "" {
-		h.Addresses = []string{set.ClusterAddr}
-	}
-	h.Authorities, h.Failover = f.n.succession(f.peer.Kind)
-	told := f.n.trustTold(f.peer.Kind, h.Authorities)
-	h.Others = f.n.standings(f.peer)
-	if last, _ := f.n.ending(f.peer.Kind); last != nil && f.at.Index >= last.Index {
-		h.Last = true
-		if h.Position != *last {
-			h.Position, h.Root = *last, nil
-		}
-	}
-	f.mu.Lock()
-	f.told = told
-	f.beats.sent(h.Clock)
-	if h.Last && f.bye == 0 {
-		f.bye = h.Clock
-	}
-	if len(f.roots) >= 16 {
-		f.roots = append(f.roots[:0], f.roots[1:]...)
-	}
-	if h.Root != nil {
-		f.roots = append(f.roots, sentRoot{end.Index, *h.Root})
-	}
-	f.mu.Unlock()
-	f.settle()
-	return f.stream.Send(&pb.FromPrimary{Message: &pb.FromPrimary_Heartbeat{Heartbeat: encodeHeartbeat(h)}})
 }

@@ -42,6 +42,9 @@ func (f *feeder) feed(ctx context.Context) error {
 				if err := f.sendBatch(ctx, b, tick.C); err != nil {
 					return err
 				}
+				if err := f.passMark(); err != nil {
+					return err
+				}
 				sent = true
 			}
 		}
@@ -116,7 +119,7 @@ type outgoing struct {
 func (f *feeder) gather() (*outgoing, error) {
 	b := &outgoing{follows: f.at}
 	f.shown = nil
-	for b.coverage == nil && b.bytes < batchBytes && b.read < 16*batchBytes && b.entries < windowEntries/4 {
+	for b.coverage == nil && !f.marked() && b.bytes < batchBytes && b.read < 16*batchBytes && b.entries < windowEntries/4 {
 		fr := f.pending
 		f.pending = nil
 		if fr == nil {

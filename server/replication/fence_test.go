@@ -108,7 +108,7 @@ func TestAPrimaryLearnsThatAnotherTookItsPlace(t *testing.T) {
 			c.run()
 		}, "secondary c", false},
 		{"from a client's index token", func() {
-			token := b.n.IndexToken(b.e.Position().Index)
+			token := b.n.IndexToken(b.e.Position())
 			if _, err := a.n.ReachedIndex(enginetest.Context(t), []string{token}, false, false); errors.Is(err, engine.ErrFenced) || a.n.isFenced() {
 				t.Errorf("shown by who has no right to ask, the token fenced: %v", err)
 			}

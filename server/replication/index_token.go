@@ -178,9 +178,9 @@ func (n *Node) meetToken(t *indexToken) error {
 	return n.meetEpochs(DR, ownLineage(log, t.localEpochs), from)
 }
 
-// IndexToken returns the token of the state after a write that took an index of the own log.
-func (n *Node) IndexToken(committed uint64) string {
-	own := wal.Position{Fork: reignAt(n.engine.History(), committed).Fork, Index: committed}
+// IndexToken returns the token of the state after a write of this cluster's own. It is asked for while HoldRole keeps the part in which that was written: after a
+// demotion it would name a state of another primary.
+func (n *Node) IndexToken(own wal.Position) string {
 	shared := own
 	if n.streamsFrom(Performance) {
 		shared = n.engine.Cursor(engine.Performance)

@@ -115,21 +115,21 @@ func TestIndexTokensBetweenTheMembersOfASet(t *testing.T) {
 		}
 		return r
 	}
-	wrote := p.n.IndexToken(enginetest.MustPut(t, p.e, shared, storage.Replicated, "k", "v").Position.Index)
+	wrote := p.n.IndexToken(enginetest.MustPut(t, p.e, shared, storage.Replicated, "k", "v").Position)
 	if got := reached(s, true, wrote); got != Reached {
 		t.Errorf("a write on the primary, waited for on the secondary: %d", got)
 	}
 	if _, err := s.e.Get(shared, []byte("k")); err != nil {
 		t.Errorf("what was waited for is not here: %v", err)
 	}
-	own := s.n.IndexToken(enginetest.MustPut(t, s.e, local, storage.Local, "k", "v").Position.Index)
+	own := s.n.IndexToken(enginetest.MustPut(t, s.e, local, storage.Local, "k", "v").Position)
 	for name, c := range map[string]*cluster{"where it was written": s, "on the primary, which has not that log": p} {
 		if got := reached(c, false, own, wrote); got != Reached {
 			t.Errorf("a local write of the secondary, %s: %d", name, got)
 		}
 	}
 	px.freeze()
-	ahead := p.n.IndexToken(enginetest.MustPut(t, p.e, shared, storage.Replicated, "k", "w").Position.Index)
+	ahead := p.n.IndexToken(enginetest.MustPut(t, p.e, shared, storage.Replicated, "k", "w").Position)
 	s.n.cfg.ForwardWait = 20 * time.Millisecond
 	if got := reached(s, true, wrote, ahead); got != NotYet {
 		t.Errorf("a state that has not come: %d, want not yet", got)
@@ -151,7 +151,7 @@ func TestIndexTokensBetweenTheMembersOfASet(t *testing.T) {
 		t.Errorf("made of nonsense: %q", got)
 	}
 	stranger, _ := newPrimary(t)
-	if _, err := p.n.ReachedIndex(ctx, []string{stranger.n.IndexToken(1)}, false, true); !errors.Is(err, ErrIndexToken) {
+	if _, err := p.n.ReachedIndex(ctx, []string{stranger.n.IndexToken(stranger.e.Position())}, false, true); !errors.Is(err, ErrIndexToken) {
 		t.Errorf("a token of another set: %v", err)
 	}
 	if _, err := p.n.ReachedIndex(ctx, make([]string, maxIndexTexts+1), false, true); !errors.Is(err, ErrIndexToken) {

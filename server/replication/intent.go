@@ -56,6 +56,8 @@ type intent struct {
 
 	Abandon bool `json:"abandon,omitempty"` // a sync under way ends where it is: somebody said force, or the cluster is to stand alone
 
+	Async bool `json:"async,omitempty"` // a promotion: the level of before ends
+
 	resumed bool // it was begun before this start
 }
 
@@ -350,14 +352,28 @@ func (n *Node) Demoted(k Kind) (*Demotion, error) {
 	if set == nil || set.Mode != Secondary || set.Secondary != "" {
 		return nil, refuse("this cluster is no demoted %s primary: sys/replication/status shows what it is", k)
 	}
-	d := new(Demotion)
-	if b := n.engine.NodeGet(noteDemotion(k)); b != nil {
-		if err := json.Unmarshal(b, d); err != nil {
-			return nil, fmt.Errorf("the stored outcome of the demotion does not decode: %w", err)
-		}
+	d, err := n.demotionOf(k)
+	if err != nil {
+		return nil, err
+	}
+	if d == nil {
+		d = new(Demotion)
 	}
 	d.explain()
 	d.warn(fmt.Sprintf("This cluster is a demoted %s primary already; nothing was changed. What is said of its secondaries is how they stood when it was demoted.", k))
+	return d, nil
+}
+
+// demotionOf reads what a demotion left, nil when it left nothing.
+func (n *Node) demotionOf(k Kind) (*Demotion, error) {
+	b := n.engine.NodeGet(noteDemotion(k))
+	if b == nil {
+		return nil, nil
+	}
+	d := new(Demotion)
+	if err := json.Unmarshal(b, d); err != nil {
+		return nil, fmt.Errorf("the stored outcome of the demotion does not decode: %w", err)
+	}
 	return d, nil
 }
 

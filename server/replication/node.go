@@ -14,6 +14,7 @@ import (
 
 	"github.com/lockstepdb/lockstep/server/archive"
 	"github.com/lockstepdb/lockstep/server/engine"
+	"github.com/lockstepdb/lockstep/storage"
 )
 
 // Kind is the kind of a replication set.
@@ -74,6 +75,9 @@ type Config struct {
 	Handle func(ctx context.Context, f *Forwarded) *ForwardedAnswer
 	// Archives keeps what rewinds and repairs take back; without it nothing that this cluster wrote is taken back.
 	Archives *archive.Store
+	// Tightens begins to look for what took rights away among the changes that an archive keeps, in their order: in words, and the calls that do the same on
+	// another primary. nil: only what is known here is named.
+	Tightens func() func(ks storage.KeyspaceID, c *storage.Change) (what string, repeat []string)
 	// Mounts says where the mount table is; without it no mount is known, and a paths filter leaves everything out.
 	Mounts            *MountTable
 	HeartbeatInterval time.Duration // 1 s

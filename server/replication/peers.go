@@ -45,7 +45,8 @@ type peerState struct {
 	CanaryAge     time.Duration // lag on this cluster's clock: now minus the time of the first entry not yet acknowledged
 	Acked         wal.Position  // durable there, in this log
 	Authority     string        // DR: CA that it will have in this cluster's performance set
-	Renewals      renewals      // of its certificate, of late
+	Renewals      paced         // of its certificate, of late
+	TrustNotes    paced         // of what it says of its trust, of late
 	Trust         memberTrust   // whom it trusts, as it says
 	Told          bool          // of a primary that is being demoted: it knows where its part ends
 	Placed        bool          // Acked counts, even zero: the newest stream began there

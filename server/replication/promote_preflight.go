@@ -35,6 +35,7 @@ type Preflight struct {
 	Rate         float64 // entries a second
 	Exact        bool    // LostKnown is all there can be
 	Does         []string
+	Levels       map[Kind]Level // with which it would go on
 }
 
 // PromotePreflight says what a promotion of this secondary would find now.
@@ -56,6 +57,12 @@ func (n *Node) preflightOf(k Kind, set *setConfig) (*Preflight, error) {
 		return nil, err
 	}
 	p.Does = promotionDoes(k)
+	if p.Levels, err = n.levelsFound(k); err != nil {
+		return nil, err
+	}
+	if len(p.Levels) > 0 {
+		p.Does = append(p.Does, levelsText(p.Levels)+"; with synchronous=async it ends")
+	}
 	switch {
 	case !set.Joined:
 		p.Refused = "this cluster is still being filled for the first time and holds no complete copy: wait, or promote another secondary"
@@ -78,6 +85,11 @@ func (n *Node) preflightOf(k Kind, set *setConfig) (*Preflight, error) {
 	switch {
 	case reason != "":
 		p.Verdict = reason
+	case bye != nil && p.Lag == 0 && bye.Own:
+		p.Exact, p.LostKnown, p.LostEstimate = true, 0, 0
+		if p.Ready, p.Verdict, err = n.formerVerdict(k, bye); err != nil {
+			return nil, err
+		}
 	case bye != nil && p.Lag == 0:
 		p.Ready, p.Exact, p.LostKnown, p.LostEstimate = true, true, 0, 0
 		p.Verdict = "ready: the primary was demoted and everything that it wrote is here: a promotion loses nothing"
@@ -96,6 +108,29 @@ func (n *Node) preflightOf(k Kind, set *setConfig) (*Preflight, error) {
 		p.Verdict += "; " + ahead
 	}
 	return p, nil
+}
+
+// formerVerdict judges the promotion of a cluster that was the primary itself and was demoted. Nobody tells it of a successor, so only without secondaries it can know
+// that there is none.
+func (n *Node) formerVerdict(k Kind, bye *farewell) (ready bool, verdict string, err error) {
+	d, err := n.demotionOf(k)
+	if err != nil {
+		return false, "", err
+	}
+	var known []string
+	if d != nil {
+		for _, s := range d.Secondaries {
+			if s.Set == k {
+				known = append(known, s.ID)
+			}
+		}
+		if len(known) == 0 {
+			return true, "ready: this cluster was the primary until it was demoted, it has everything, and it had no secondary that could have been promoted", nil
+		}
+	}
+	return false, fmt.Sprintf("this cluster was the primary until it was demoted (%s) and has heard of nobody since: another may have been promoted, and both would take writes. Ask its secondaries (%s): "+
+		"if one of them is the primary, let this cluster follow it (%s/secondary/update-primary); if none is, pass force, which loses nothing",
+		stamp(time.Unix(bye.At, 0)), orElse(strings.Join(known, ", "), "not known"), k), nil
 }
 
 // figures fills in positions, times and what may be lost.
@@ -204,6 +239,13 @@ func (p *Preflight) Describe() map[string]any {
 		"lost_writes": map[string]any{"at_least": p.LostKnown, "estimate": p.LostEstimate, "exact": p.Exact, "rate_per_second": math.Round(p.Rate*10) / 10},
 		"does":        p.Does,
 	}
+	if len(p.Levels) > 0 {
+		levels := map[string]any{}
+		for k, l := range p.Levels {
+			levels[string(k)] = l.String()
+		}
+		out["synchronous"] = levels
+	}
 	if !p.LastContact.IsZero() {
 		out["last_contact"], out["last_contact_age_ms"] = stamp(p.LastContact), uint64(p.Age.Milliseconds())
 	}
@@ -252,14 +294,24 @@ type rateMark struct {
 	At     time.Time
 	Index  uint64
 	Stored time.Time // when the contact was last made durable
+	Rated  bool      // with a rate
 }
 
 // keepContact takes a heartbeat into account, durably now and then: a promotion after a restart is to know how old this cluster's data are.
 func (n *Node) keepContact(k Kind, h *heartbeat, now time.Time) error {
-	var store *contactRecord
+	var before, store *contactRecord
+	if n.link[k].get().RateFrom.Stored.IsZero() { // the first since the start: what is stored tells how fast the primary wrote
+		var err error
+		if before, err = n.contact(k); err != nil {
+			return err
+		}
+	}
 	n.link[k].update(func(l *linkState) {
 		l.Others = h.Others
 		m := &l.RateFrom
+		if before != nil && l.Rate == 0 {
+			l.Rate = before.Rate
+		}
 		if m.At.IsZero() || h.Position.Index < m.Index {
 			m.At, m.Index = now, h.Position.Index
 		}
@@ -269,8 +321,8 @@ func (n *Node) keepContact(k Kind, h *heartbeat, now time.Time) error {
 				m.At, m.Index = now, h.Position.Index
 			}
 		}
-		if now.Sub(m.Stored) >= contactEvery {
-			m.Stored = now
+		if now.Sub(m.Stored) >= contactEvery || l.Rate > 0 && !m.Rated {
+			m.Stored, m.Rated = now, l.Rate > 0
 			store = &contactRecord{Index: h.Position.Index, At: now.Unix(), Rate: l.Rate, Others: h.Others}
 		}
 	})

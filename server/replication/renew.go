@@ -39,7 +39,7 @@ func (n *Node) renew(ctx context.Context, p peer, requestPEM []byte) (certificat
 		return nil, err
 	}
 	now := n.now()
-	if err := n.paced(p, now); err != nil {
+	if err := n.paceRenewals(p, now); err != nil {
 		return nil, err
 	}
 	end, noted := renewedUntil(rec, now, ca.secondaryLife())
@@ -72,19 +72,19 @@ const (
 	renewWindow = 10 * time.Second
 )
 
-// renewals counts a member's renewals in a window of time.
-type renewals struct {
+// paced counts what a member causes in a window of time.
+type paced struct {
 	since time.Time
 	count int
 }
 
-// paced refuses a renewal that comes after too many.
-func (n *Node) paced(p peer, now time.Time) error {
+// paceRenewals refuses a renewal that comes after too many.
+func (n *Node) paceRenewals(p peer, now time.Time) error {
 	over := false
 	n.peers.update(p.Kind, p.ID, func(ps *peerState) {
 		r := &ps.Renewals
 		if in := now.Sub(r.since); in < 0 || in >= renewWindow {
-			*r = renewals{since: now}
+			*r = paced{since: now}
 		}
 		if over = r.count >= renewBurst; !over {
 			r.count++

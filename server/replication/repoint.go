@@ -166,7 +166,7 @@ func (n *Node) follows(k Kind, old *setConfig, w *welcome, c token.Claims, key [
 		if len(next.Primaries) > 0 {
 			next.ClusterAddr = next.Primaries[0]
 		}
-		notes := map[string][]byte{noteTLSKey(k): key, notePending(c.ID): nil, notePublicKey(k): nil}
+		notes := map[string][]byte{noteTLSKey(k): key, notePending(c.ID): nil, notePublicKey(k): nil, noteFarewell(k): nil} // another has not handed over
 		if left := n.heraldOf(k, s); left != nil && !sameAddrs(left.Addrs, next.Primaries) {
 			notes[noteHerald(k)] = mustJSON(left)
 		}

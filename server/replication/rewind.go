@@ -79,7 +79,7 @@ func (l *life) archiveTail(ctx context.Context, a *answer) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := l.e.LogReader(from)
+	r, tight := l.e.LogReader(from), l.n.tightener()
 	for at := from - 1; at < end.Index; {
 		f, err := r.TryNext()
 		if err == nil && f == nil {
@@ -91,7 +91,7 @@ func (l *life) archiveTail(ctx context.Context, a *answer) ([]string, error) {
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("archiving the log after index %d: %w", at, err), w.Abort())
 		}
-		if err := archiveFrame(w, f); err != nil {
+		if err := archiveFrame(w, tight, f); err != nil {
 			return nil, errors.Join(err, w.Abort())
 		}
 		at = f.Last()
@@ -99,7 +99,7 @@ func (l *life) archiveTail(ctx context.Context, a *answer) ([]string, error) {
 	return w.Commit()
 }
 
-func archiveFrame(w *archive.Writer, f *wal.Frame) error {
+func archiveFrame(w *archive.Writer, tight *tightener, f *wal.Frame) error {
 	for _, b := range f.Entries {
 		e, err := storage.DecodeEntry(b)
 		if err != nil {
@@ -108,9 +108,7 @@ func archiveFrame(w *archive.Writer, f *wal.Frame) error {
 		// What came from a performance primary is there; what a sync wrote came from there too.
 		lost := e.Upstream.IsZero() && !e.Housekeeping
 		if lost {
-			for _, t := range tightenings(e) {
-				w.Tighten(t.what, t.repeat...)
-			}
+			tight.note(w, e, anyScope)
 		}
 		if err := w.AddEntry(wal.Position{Fork: f.Fork, Index: e.Index}, b, lost); err != nil {
 			return err

@@ -117,7 +117,7 @@ func (l *life) archiveShared(ctx context.Context, a *answer, after wal.Position)
 		}
 	}()
 	end := l.e.Position()
-	r := l.e.LogReader(after.Index + 1)
+	r, tight := l.e.LogReader(after.Index+1), l.n.tightener()
 	for at := after.Index; at < end.Index; {
 		f, err := r.TryNext()
 		if err == nil && f == nil {
@@ -154,6 +154,7 @@ func (l *life) archiveShared(ctx context.Context, a *answer, after wal.Position)
 				}
 			}
 			t.entries++
+			tight.note(w, e, isShared)
 			if err := w.AddEntry(wal.Position{Fork: f.Fork, Index: index}, shared, !e.Housekeeping); err != nil {
 				return t, err
 			}

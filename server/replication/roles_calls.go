@@ -13,6 +13,7 @@ import (
 type Promote struct {
 	PrimaryClusterAddr string
 	Force              bool // although replication is catching up or the state is not consistent
+	Async              bool // its answers wait for no secondaries: the level of before ends
 }
 
 const promoteWarning = "This cluster is being promoted to the %s primary: other secondaries need new activation tokens from it (%s/secondary/update-primary there)."

@@ -28,10 +28,14 @@ func (n *Node) promoteDR(ctx context.Context, set *setConfig, p Promote) (string
 		return "", err
 	}
 	in := &intent{
-		Call: callPromoteDR, Set: next, CAKey: caKey, Seed: seed, Ordinal: max(lastOrdinal(n.engine.History()), lastOrdinal(seen)) + 1, Abandon: p.Force,
+		Call: callPromoteDR, Set: next, CAKey: caKey, Seed: seed, Ordinal: max(lastOrdinal(n.engine.History()), lastOrdinal(seen)) + 1, Abandon: p.Force, Async: p.Async,
 		Herald: n.heraldOf(DR, set),
 	}
 	if err := n.successorPerf(in); err != nil {
+		return "", err
+	}
+	levels, err := n.levelsGoOn(DR, p.Async)
+	if err != nil {
 		return "", err
 	}
 	goOn := n.pauseLife(DR)
@@ -43,7 +47,7 @@ func (n *Node) promoteDR(ctx context.Context, set *setConfig, p Promote) (string
 	if _, err := n.complete(context.WithoutCancel(ctx), in); err != nil {
 		return "", fmt.Errorf("the promotion has begun and is completed at the next start: %w", err)
 	}
-	return fmt.Sprintf(promoteWarning, DR, DR), nil
+	return fmt.Sprintf(promoteWarning, DR, DR) + levels, nil
 }
 
 // successorPerf mints what this cluster needs to take its former primary's place in a performance set. Whether there is one is only known once the store
@@ -124,6 +128,7 @@ func (n *Node) completePromoteDR(ctx context.Context, in *intent) error {
 			return err
 		}
 		writes = append(writes, put(recordChange(DR), []byte(in.ID)))
+		writes = append(writes, in.endLevels(DR)...)
 		if perf != nil && in.PerfCA != "" {
 			// Its secondaries' certificates are of the former CA: it goes on being trusted, and no longer signs.
 			perf.Bundle, perf.CA = addCA(perf.Bundle, perf.CA), in.PerfCA
@@ -207,7 +212,7 @@ func (n *Node) completeDemoteDR(in *intent) error {
 		noteSet(Performance): nil, noteTLSKey(Performance): nil, noteSeen(Performance): nil, noteCAKey(Performance): nil, noteNextCAKey(Performance): nil,
 		noteFence(DR): nil, noteFence(Performance): nil, noteHerald(DR): nil, noteHerald(Performance): nil,
 		noteDemotion(DR): in.outcome(),
-		noteFarewell(DR): n.farewellNow(n.engine.Position()), noteFarewell(Performance): nil, // it has everything that it wrote itself
+		noteFarewell(DR): n.ownFarewell(n.engine.Position()), noteFarewell(Performance): nil, // it has everything that it wrote itself
 	}
 	err := n.done(notes, func() {
 		n.use(DR, in.Set)

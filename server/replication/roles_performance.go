@@ -21,20 +21,24 @@ func (n *Node) promotePerf(ctx context.Context, set *setConfig, p Promote) (stri
 	if err != nil {
 		return "", err
 	}
+	levels, err := n.levelsGoOn(Performance, p.Async)
+	if err != nil {
+		return "", err
+	}
 	goOn := n.pauseLife(Performance)
 	defer goOn()
 	if next.Before, err = n.seen(Performance); err != nil {
 		return "", err
 	}
 	next.Since = max(lastOrdinal(n.engine.History()), lastOrdinal(next.Before)) + 1
-	in := &intent{Call: callPromotePerf, Set: next, CAKey: caKey, Seed: seed, Ordinal: next.Since, Abandon: p.Force, Herald: n.heraldOf(Performance, set)}
+	in := &intent{Call: callPromotePerf, Set: next, CAKey: caKey, Seed: seed, Ordinal: next.Since, Abandon: p.Force, Async: p.Async, Herald: n.heraldOf(Performance, set)}
 	if err := n.begin(in); err != nil {
 		return "", err
 	}
 	if err := n.completePromotePerf(ctx, in); err != nil {
 		return "", fmt.Errorf("the promotion has begun and is completed at the next start, or by repeating the call: %w", err)
 	}
-	return fmt.Sprintf(promoteWarning, Performance, Performance), nil
+	return fmt.Sprintf(promoteWarning, Performance, Performance) + levels, nil
 }
 
 func (n *Node) completePromotePerf(ctx context.Context, in *intent) error {
@@ -59,6 +63,7 @@ func (n *Node) completePromotePerf(ctx context.Context, in *intent) error {
 		set.From = n.engine.Cursor(engine.Performance)
 		set.Before = pathTo(set.Before, set.From)
 		writes = append(writes, put(noteSet(Performance), mustJSON(&set)), put(noteTokenKey(Performance), in.Seed), put(recordChange(Performance), []byte(in.ID)))
+		writes = append(writes, in.endLevels(Performance)...)
 		if _, err := n.engine.BeginEpoch(ctx, in.Ordinal-1, writes); err != nil {
 			return err
 		}
@@ -114,7 +119,7 @@ func (n *Node) completeDemotePerf(ctx context.Context, in *intent) error {
 	set.Before = nil
 	notes := map[string][]byte{noteSet(Performance): mustJSON(&set), noteSeen(Performance): mustJSON(seen), noteCAKey(Performance): nil, noteNextCAKey(Performance): nil,
 		noteFence(Performance): nil, noteHerald(Performance): nil, noteDemotion(Performance): in.outcome(),
-		noteFarewell(Performance): n.farewellNow(end)} // it has everything that it wrote itself
+		noteFarewell(Performance): n.ownFarewell(end)} // it has everything that it wrote itself
 	if err := n.done(notes, func() { n.use(Performance, &set) }); err != nil {
 		return err
 	}

@@ -1,9 +1,11 @@
 package replication
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lockstepdb/lockstep/server/engine/enginetest"
 	"github.com/lockstepdb/lockstep/storage"
@@ -148,5 +150,48 @@ func TestARoleChangeIsNotCompletedTwice(t *testing.T) {
 	}
 	if after := a.n.set(Performance); len(after.Primaries) == 0 || after.Secondary != before.Secondary {
 		t.Errorf("the cluster has forgotten its primary: %+v", after)
+	}
+}
+
+// TestAWriteThatADemotionOvertakesIsNamedByItsOwnPlace commits a write that no secondary gets, changes the roles before it is answered, and lets the former primary
+// come back: neither is it said to be confirmed, nor does its token name a state of the new primary.
+func TestAWriteThatADemotionOvertakesIsNamedByItsOwnPlace(t *testing.T) {
+	t.Parallel()
+	ctx := enginetest.Context(t)
+	p := newCapablePrimary(t, Performance)
+	s := p.successor(Performance, "eu")
+	if err := p.n.SetSynchronous(ctx, Performance, Level{Secondaries: 1, Timeout: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	p.caughtUp(Performance, s)
+	s.stop()
+	release := p.n.HoldRole()
+	demoted := make(chan error, 1)
+	go func() {
+		_, err := p.n.DemotePrimary(ctx, Performance, Demote{DrainTimeout: time.Millisecond})
+		demoted <- err
+	}()
+	p.until("the demotion waits for the write", func() bool { return p.n.Mode(Performance) != Primary })
+	lost, err := p.n.Wrote(enginetest.MustPut(t, p.e, shared, storage.Replicated, "lost", "v").Position, nil)
+	release()
+	if err := errors.Join(err, <-demoted); err != nil {
+		t.Fatal(err)
+	}
+	p.awaitMode(Performance, Secondary)
+	var late *NotConfirmed
+	if _, err := p.n.AwaitConfirmed(ctx, true, lost); !errors.As(err, &late) || !late.Committed || !late.Left {
+		t.Errorf("the write of a synchronous primary, answered after its demotion: got %v, want that it is committed and not confirmed", err)
+	}
+	s.e = enginetest.Reopen(t, s.e)
+	s.run()
+	s.promote(Performance, true)
+	p.repoint(Performance, s, "back")
+	for name, c := range map[string]*cluster{"the former primary": p, "the new one": s} {
+		if r, err := c.n.ReachedIndex(ctx, []string{lost.Token}, false, true); r != LostIndex || err != nil {
+			t.Errorf("%s on the state that the write left: got %v, %v, want that it was lost", name, r, err)
+		}
+	}
+	if _, err := p.e.Get(shared, []byte("lost")); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("the write is still here: %v", err)
 	}
 }

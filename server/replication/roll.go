@@ -170,10 +170,14 @@ func (n *Node) keepAuthorities(ctx context.Context) {
 				n.log.Warn("the replacement of the set's CA does not go on; it is tried again", "set", string(k), "error", err)
 			}
 		}
-		if !sleepOr(ctx, min(rollLook, n.cfg.AuthorityLife/100, n.cfg.CertificateLife/10), n.rolling) {
+		if !sleepOr(ctx, n.lookAtRoll(), n.rolling) {
 			return
 		}
 	}
+}
+
+func (n *Node) lookAtRoll() time.Duration {
+	return min(rollLook, n.cfg.AuthorityLife/100, n.cfg.CertificateLife/10)
 }
 
 // roll takes the steps of a CA's replacement that can be taken now.
@@ -280,6 +284,25 @@ func (n *Node) rollWaits(k Kind, set *setConfig) ([]string, error) {
 	return waits, nil
 }
 
+// trustNotes is how often what a secondary says of its trust is noted within a look: a replacement takes two notes of each, one that takes back what it said a
+// third. Each is an entry of the log, and what is said meanwhile waits for the next look.
+const trustNotes = 4
+
+// mayNoteTrust counts a note of what a secondary says.
+func (n *Node) mayNoteTrust(k Kind, id string) (may bool) {
+	now := n.now()
+	n.peers.update(k, id, func(ps *peerState) {
+		t := &ps.TrustNotes
+		if in := now.Sub(t.since); in < 0 || in >= n.lookAtRoll() {
+			*t = paced{since: now}
+		}
+		if may = t.count < trustNotes; may {
+			t.count++
+		}
+	})
+	return may
+}
+
 // storeTrust notes in the secondaries' records what they confirmed: it holds over a restart of this node.
 func (n *Node) storeTrust(ctx context.Context, k Kind) error {
 	known, err := n.secondaries(k, false)
@@ -288,7 +311,7 @@ func (n *Node) storeTrust(ctx context.Context, k Kind) error {
 	}
 	for _, r := range known {
 		p, _ := n.peers.get(k, r.ID)
-		if t := p.Trust; t.JTI == r.JTI && (t.Trusts != r.Trusts || t.Authority != r.Authority) {
+		if t := p.Trust; t.JTI == r.JTI && (t.Trusts != r.Trusts || t.Authority != r.Authority) && n.mayNoteTrust(k, r.ID) {
 			_, err := n.changeSecondary(ctx, k, r.ID, r.JTI, func(r *secondaryRecord) { r.Trusts, r.Authority = t.Trusts, t.Authority })
 			if err != nil {
 				return err

@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -153,6 +154,38 @@ func TestTheCAIsReplacedUnderLoadAndNobodyEnrolsAgain(t *testing.T) {
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return pair, nil }
 	if err := verdict(p.bind, cfg); err == nil {
 		t.Error("a certificate of the former CA, which has not ended, lets one in")
+	}
+}
+
+// TestAMemberThatAlternatesWhatItTrustsFillsNoLog says another thing after each of a replacement's looks.
+func TestAMemberThatAlternatesWhatItTrustsFillsNoLog(t *testing.T) {
+	t.Parallel()
+	ctx := enginetest.Context(t)
+	p := newCapablePrimary(t, Performance)
+	p.follow(Performance, "hostile").stop()
+	rec, err := p.n.readSecondary(Performance, "hostile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	say := func(what string) {
+		t.Helper()
+		says := memberTrust{JTI: rec.JTI, Trusts: what}
+		p.n.peers.update(Performance, "hostile", func(ps *peerState) { ps.Trust = says })
+		if err := p.n.storeTrust(ctx, Performance); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := p.e.Position().Index
+	for i := range 50 {
+		say(fmt.Sprint("of the CA ", i%2))
+	}
+	if entries := p.e.Position().Index - before; entries != trustNotes {
+		t.Errorf("50 sayings made %d entries, want %d", entries, trustNotes)
+	}
+	p.n.peers.update(Performance, "hostile", func(ps *peerState) { ps.TrustNotes.since = ps.TrustNotes.since.Add(-rollLook) })
+	say("the truth")
+	if rec, err := p.n.readSecondary(Performance, "hostile"); err != nil || rec.Trusts != "the truth" {
+		t.Errorf("a look later the record says %q, %v", rec.Trusts, err)
 	}
 }
 

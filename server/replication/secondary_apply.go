@@ -53,6 +53,8 @@ func (sub *subscription) applying(spool bool) error {
 				spool = false
 				continue
 			}
+		} else {
+			sub.compareAt(sub.at) // what was heard before batches were taken
 		}
 		batches, err := sub.in.take(sub.ctx)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,10 +42,12 @@ type subscription struct {
 	newest   wal.Position
 	verified wal.Position // where roots were last compared equal
 	root     merkle.RootHash
+	ahead    []*heartbeat // those with a root whose place is not reached yet, the newest last
 
 	confirmed int64 // clock of the heartbeat after which trust was told; of the acknowledging goroutine
 
-	differs bool // roots were found to differ: told once; of the receiving goroutine
+	comparing sync.Mutex // held while roots are compared: where a heartbeat or a batch has come
+	differs   bool       // roots were found to differ: told once; guarded by comparing
 
 	// Of the applying goroutine.
 	at      wal.Position // up to here batches are taken
@@ -233,7 +236,10 @@ func (sub *subscription) beat(h *heartbeat) error {
 		}
 	}
 	sub.mu.Lock()
-	sub.clock, sub.newest = h.Clock, h.Position
+	if sub.clock = h.Clock; h.Position.Index > sub.newest.Index { // one with the root of a place that was reached tells an end of before
+		sub.newest = h.Position
+	}
+	newest := sub.newest
 	sub.mu.Unlock()
 	if h.Last {
 		sub.wakeAcks()
@@ -260,13 +266,45 @@ func (sub *subscription) beat(h *heartbeat) error {
 		if len(h.Addresses) > 0 {
 			s.Primary.ClusterAddr = h.Addresses[0]
 		}
-		s.RemoteEnd, s.RemoteTime = h.Position, time.Unix(0, h.Clock)
-		s.LagEntries = h.Position.Index - min(at.Index, h.Position.Index)
+		s.RemoteEnd, s.RemoteTime = newest, time.Unix(0, h.Clock)
+		s.LagEntries = newest.Index - min(at.Index, newest.Index)
 		if s.LagEntries == 0 {
 			s.LagTime, s.Primary.CanaryAge, s.LagBytes = 0, 0, 0
 		}
 	})
-	return sub.compare(h, now)
+	if h.Root != nil && h.Position.Index > at.Index {
+		sub.mu.Lock()
+		sub.ahead = append(sub.ahead[max(0, len(sub.ahead)-maxAhead+1):], h)
+		sub.mu.Unlock()
+	}
+	sub.compare(h, now)
+	return nil
+}
+
+// maxAhead bounds the heartbeats whose places are still to be reached.
+const maxAhead = 16
+
+// compareAt compares roots where this cluster has come to, if a heartbeat told the primary's there, and forgets those before.
+func (sub *subscription) compareAt(at wal.Position) {
+	sub.mu.Lock()
+	var here *heartbeat
+	for len(sub.ahead) > 0 && sub.ahead[0].Position.Index <= at.Index {
+		if sub.ahead[0].Position == at {
+			here = sub.ahead[0]
+		}
+		sub.ahead = sub.ahead[1:]
+	}
+	sub.mu.Unlock()
+	if here != nil {
+		sub.compare(here, sub.l.n.now())
+	}
+}
+
+// rooted reports whether a heartbeat told the primary's root at a place that is to be reached.
+func (sub *subscription) rooted(at wal.Position) bool {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	return slices.ContainsFunc(sub.ahead, func(h *heartbeat) bool { return h.Position == at })
 }
 
 // place returns up to where the feeder's log is complete and readable here.
@@ -278,17 +316,19 @@ func (l *life) place() wal.Position {
 }
 
 // compare compares the primary's root with this cluster's when both are at one place.
-func (sub *subscription) compare(h *heartbeat, now time.Time) error {
+func (sub *subscription) compare(h *heartbeat, now time.Time) {
+	sub.comparing.Lock()
+	defer sub.comparing.Unlock()
 	l := sub.l
 	if h.Root == nil || sub.differs || l.e.SyncState() != nil || l.kind == Performance && !l.n.filled() {
-		return nil
+		return
 	}
 	// A stream that was opened for a sync that has not begun yet: that roots differ is known, and told once only.
 	if l.n.link[l.kind].get().Machine.Name != StateStreamWALs {
-		return nil
+		return
 	}
 	if !sub.covering.TryLock() { // place and records are of two coverages; the next heartbeat is compared
-		return nil
+		return
 	}
 	defer sub.covering.Unlock()
 	before := l.place()
@@ -298,14 +338,14 @@ func (sub *subscription) compare(h *heartbeat, now time.Time) error {
 	}
 	// A cursor read before and after is the place of the totals between.
 	if before != h.Position || l.place() != before || l.e.SyncState() != nil {
-		return nil
+		return
 	}
 	root := rootOf(l.kind, l.n.compared(l.kind, totals))
 	if root != *h.Root {
 		sub.differs = true
 		l.log.Error("the root differs from the primary's", "index", before.Index, "root", fmt.Sprintf("%x", root[:]), "primary_root", fmt.Sprintf("%x", h.Root[:]))
 		sub.tell(Event{Kind: Diverged, Reason: fmt.Sprintf("at index %d this cluster has root %x, the primary %x", before.Index, root[:], h.Root[:])})
-		return nil
+		return
 	}
 	sub.mu.Lock()
 	fresh := sub.verified != before
@@ -317,7 +357,6 @@ func (sub *subscription) compare(h *heartbeat, now time.Time) error {
 		sub.wakeAcks()
 		sub.tell(Event{Kind: RootsEqual})
 	}
-	return nil
 }
 
 func (sub *subscription) wakeAcks() {

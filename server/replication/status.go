@@ -202,7 +202,7 @@ func (n *Node) secondaryStatus(k Kind, set *setConfig, out map[string]any) {
 	root, last, cursor := n.rootOf(k)
 	out["state"] = l.Machine.Shown()
 	out["secondary_id"] = set.Secondary
-	out["connection_state"] = l.Connection
+	out["connection_state"] = l.shownConnection()
 	out["known_primary_cluster_addrs"] = urls(set.Primaries)
 	out["last_remote_wal"] = cursor
 	out["last_wal"] = last
@@ -215,10 +215,18 @@ func (n *Node) secondaryStatus(k Kind, set *setConfig, out map[string]any) {
 		out["reason"] = reason
 	}
 	n.lackStatus(k, out)
-	n.lag(&l, cursor, out)
+	n.lag(k, &l, cursor, out)
 	if l.Machine.Name == StateMerkleSync || l.Machine.Name == StateMerkleDiff {
 		out["merkle_sync_progress"] = map[string]any{"sync_progress": l.SyncDone, "sync_total_keys": l.SyncTotal}
 	}
+}
+
+// shownConnection is the state of the connection: before the primary has answered the hello on it, it is not ready for anything.
+func (l *linkState) shownConnection() string {
+	if name := l.Machine.Name; l.Connection == "ready" && (name == StateConnecting || name == StateBootstrapping) {
+		return "connecting"
+	}
+	return l.Connection
 }
 
 // reason says why this secondary does not stream, empty when it does or when nothing is known to be wrong.
@@ -233,12 +241,14 @@ func (l *linkState) reason() string {
 }
 
 // lag adds our own fields: how far this secondary is behind, how sure that is, and what its resumes cost.
-func (n *Node) lag(l *linkState, cursor uint64, out map[string]any) {
+func (n *Node) lag(k Kind, l *linkState, cursor uint64, out map[string]any) {
 	out["lag_entries"] = sub(l.RemoteEnd.Index, cursor)
 	out["lag_bytes"] = l.LagBytes
 	lag := l.LagTime
 	if l.Connection != "ready" && !l.Primary.LastHeartbeat.IsZero() { // what the primary has written since cannot be known: all of that time counts
 		lag += n.now().Sub(l.Primary.LastHeartbeat)
+	} else if l.Primary.LastHeartbeat.IsZero() {
+		lag += n.sinceContact(k)
 	}
 	out["lag_ms"] = uint64(max(lag.Milliseconds(), 0))
 	out["verified_index"] = l.Verified
@@ -251,6 +261,15 @@ func (n *Node) lag(l *linkState, cursor uint64, out map[string]any) {
 	if l.DiffReason != "" {
 		out["last_diff_reason"] = l.DiffReason
 	}
+}
+
+// sinceContact is how long ago the primary was heard of, before the start.
+func (n *Node) sinceContact(k Kind) time.Duration {
+	c, err := n.contact(k)
+	if err != nil || c == nil {
+		return 0
+	}
+	return max(0, n.now().Sub(time.Unix(c.At, 0)))
 }
 
 func (n *Node) primariesOf(l *linkState) []map[string]any {

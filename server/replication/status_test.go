@@ -452,3 +452,21 @@ func FuzzWelcome(f *testing.F) {
 		}
 	})
 }
+
+// TestAConnectionIsReadyOnceThePrimaryHasAnswered: a secondary that was given another primary shows what it will go on with, and must not seem to do it already.
+func TestAConnectionIsReadyOnceThePrimaryHasAnswered(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		channel string
+		machine StateName
+		want    string
+	}{
+		{"ready", StateConnecting, "connecting"}, {"ready", StateBootstrapping, "connecting"}, {"ready", StateStreamWALs, "ready"}, {"ready", StateMerkleSync, "ready"},
+		{"transient_failure", StateConnecting, "transient_failure"}, {"idle", StateIdle, "idle"},
+	} {
+		l := linkState{Connection: tt.channel, Machine: State{Name: tt.machine}}
+		if got := l.shownConnection(); got != tt.want {
+			t.Errorf("the channel is %s and the machine %s: shown as %s, want %s", tt.channel, tt.machine, got, tt.want)
+		}
+	}
+}

@@ -28,9 +28,14 @@ type NotConfirmed struct {
 	Have      int
 	Waited    time.Duration
 	Committed bool // the request's own write is part of it
+	Left      bool // it was written as the primary of a set, which this cluster is no longer
 }
 
 func (e *NotConfirmed) Error() string {
+	if e.Left {
+		return fmt.Sprintf("committed here, not confirmed: this cluster ceased to be the primary before %d secondaries were known to have index %d: read on the new primary before you write again",
+			e.Want, e.Index)
+	}
 	what := "what this answer depends on is not confirmed"
 	then := "repeat the request, or see sys/replication/status for the secondaries that are missing"
 	if e.Committed {
@@ -52,9 +57,9 @@ type levels struct {
 	lapsed   map[Kind]bool      // the write lease has ended
 }
 
-// Synchronous returns the level of a set that this cluster is the primary of.
+// Synchronous returns the level of a set that this cluster is the primary of, also while it is being demoted: its secondaries still stream then, and answers wait.
 func (n *Node) Synchronous(k Kind) (Level, error) {
-	if n.Mode(k) != Primary {
+	if !n.reigns(k) {
 		return Level{}, nil
 	}
 	version := n.engine.SystemVersion() + 1
@@ -73,6 +78,12 @@ func (n *Node) Synchronous(k Kind) (Level, error) {
 	}
 	n.levels.of, n.levels.version = of, version
 	return of[k], nil
+}
+
+// reigns reports whether this cluster is a set's primary, or is just being demoted.
+func (n *Node) reigns(k Kind) bool {
+	set := n.set(k)
+	return set != nil && set.Mode == Primary
 }
 
 func (n *Node) readLevel(k Kind) (Level, error) {
@@ -118,15 +129,51 @@ func (n *Node) Degraded(k Kind) time.Time {
 	return n.levels.degraded[k]
 }
 
+// Written is what the answer to a write must have from the moment of its commit: a change of role may come before the answer.
+type Written struct {
+	Token string // of the state after the write
+
+	index  uint64
+	levels map[Kind]Level // of the sets that this cluster was the primary of, as far as they are synchronous
+}
+
+// Wrote is called with the place of a write while HoldRole keeps the part in which it was written; before is what an earlier write of the same request left, or nil.
+func (n *Node) Wrote(at wal.Position, before *Written) (*Written, error) {
+	w := &Written{Token: n.IndexToken(at), index: at.Index}
+	if before != nil {
+		w.levels = before.levels
+	}
+	for _, k := range kinds {
+		l, err := n.Synchronous(k)
+		if err != nil {
+			return nil, err
+		}
+		if l.Secondaries == 0 {
+			continue
+		}
+		if w.levels == nil {
+			w.levels = map[Kind]Level{}
+		}
+		w.levels[k] = l
+	}
+	return w, nil
+}
+
 // AwaitConfirmed holds an answer back until what it may depend on is confirmed as the sets ask for: everything that this cluster's log holds now. committed says
-// that the request has written. warning says that it is given without, as a set's level allows. An error is *NotConfirmed or the context's.
-func (n *Node) AwaitConfirmed(ctx context.Context, committed bool) (warning string, err error) {
+// that the request has written, here what written tells, which is nil otherwise. warning says that it is given without, as a set's level allows. An error is
+// *NotConfirmed or the context's.
+func (n *Node) AwaitConfirmed(ctx context.Context, committed bool, written *Written) (warning string, err error) {
 	for _, k := range kinds {
 		l, err := n.Synchronous(k)
 		if err != nil {
 			return "", err
 		}
 		if l.Secondaries == 0 {
+			w, err := n.leftUnconfirmed(k, written)
+			if err != nil {
+				return "", err
+			}
+			warning = orElse(warning, w)
 			continue
 		}
 		w, err := n.awaitSet(ctx, k, l, committed)
@@ -136,6 +183,18 @@ func (n *Node) AwaitConfirmed(ctx context.Context, committed bool) (warning stri
 		warning = orElse(warning, w)
 	}
 	return warning, nil
+}
+
+// leftUnconfirmed judges a write of a synchronous primary that is none any more: which secondaries hold it is not known here now.
+func (n *Node) leftUnconfirmed(k Kind, w *Written) (warning string, err error) {
+	if w == nil || w.levels[k].Secondaries == 0 || n.reigns(k) { // there, the level was lowered
+		return "", nil
+	}
+	l := w.levels[k]
+	if l.Degrade {
+		return fmt.Sprintf("Answered without the confirmation of %d %s secondaries: this cluster ceased to be the primary.", l.Secondaries, k), nil
+	}
+	return "", &NotConfirmed{Index: w.index, Want: l.Secondaries, Committed: true, Left: true}
 }
 
 func (n *Node) awaitSet(ctx context.Context, k Kind, l Level, committed bool) (warning string, err error) {

@@ -72,7 +72,7 @@ func TestASynchronousPrimaryAnswersWhenASecondaryHasWhatItShows(t *testing.T) {
 	p.caughtUp(DR, s)
 	p.level("durable=1,timeout=1m,on_timeout=fail")
 	index := p.put("a", "1")
-	if warning, err := p.n.AwaitConfirmed(ctx, true); warning != "" || err != nil {
+	if warning, err := p.n.AwaitConfirmed(ctx, true, nil); warning != "" || err != nil {
 		t.Fatalf("with a secondary: got %q, %v", warning, err)
 	}
 	if at := s.e.Position().Index; at < index {
@@ -83,20 +83,20 @@ func TestASynchronousPrimaryAnswersWhenASecondaryHasWhatItShows(t *testing.T) {
 	s.stop()
 	index = p.put("a", "2")
 	var late *NotConfirmed
-	if _, err := p.n.AwaitConfirmed(ctx, true); !errors.As(err, &late) || late.Index != index || !late.Committed || late.Have != 0 {
+	if _, err := p.n.AwaitConfirmed(ctx, true, nil); !errors.As(err, &late) || late.Index != index || !late.Committed || late.Have != 0 {
 		t.Fatalf("a write without a secondary: got %v (%+v)", err, late)
 	}
-	if _, err := p.n.AwaitConfirmed(ctx, false); !errors.As(err, &late) || late.Committed {
+	if _, err := p.n.AwaitConfirmed(ctx, false, nil); !errors.As(err, &late) || late.Committed {
 		t.Fatalf("a read of what nobody confirmed: got %v", err)
 	}
 	p.restart()
-	if _, err := p.n.AwaitConfirmed(ctx, false); !errors.As(err, &late) {
+	if _, err := p.n.AwaitConfirmed(ctx, false, nil); !errors.As(err, &late) {
 		t.Fatalf("a read after a restart: got %v, want it held back: it would show what was not confirmed", err)
 	}
 	s.e = enginetest.Reopen(t, s.e)
 	s.run()
 	p.level("durable=1,timeout=1m,on_timeout=fail")
-	if _, err := p.n.AwaitConfirmed(ctx, false); err != nil {
+	if _, err := p.n.AwaitConfirmed(ctx, false, nil); err != nil {
 		t.Fatalf("with the secondary back: %v", err)
 	}
 }
@@ -111,7 +111,7 @@ func TestADegradedSetSaysSoUntilItsSecondariesAreBack(t *testing.T) {
 	s.stop()
 	p.put("a", "1")
 	for range 2 { // the second does not wait
-		if warning, err := p.n.AwaitConfirmed(ctx, true); err != nil || !strings.Contains(warning, "degraded since") {
+		if warning, err := p.n.AwaitConfirmed(ctx, true, nil); err != nil || !strings.Contains(warning, "degraded since") {
 			t.Fatalf("without a secondary: got %q, %v", warning, err)
 		}
 	}
@@ -121,7 +121,7 @@ func TestADegradedSetSaysSoUntilItsSecondariesAreBack(t *testing.T) {
 	s.e = enginetest.Reopen(t, s.e)
 	s.run()
 	p.until("it waits for confirmation again", func() bool {
-		warning, err := p.n.AwaitConfirmed(ctx, false)
+		warning, err := p.n.AwaitConfirmed(ctx, false, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -190,5 +190,34 @@ func TestAwaitLevelCountsSecondariesOfBothSets(t *testing.T) {
 	var late *NotConfirmed
 	if err := p.n.AwaitLevel(ctx, index, Level{Secondaries: 3, Timeout: time.Millisecond}, true); !errors.As(err, &late) || late.Have != 2 {
 		t.Fatalf("three of two: got %v", err)
+	}
+}
+
+// TestAPromotedClusterGoesOnWithTheLevelUnlessItsOperatorEndsIt promotes a DR secondary of a synchronous primary without any secondary of its own.
+func TestAPromotedClusterGoesOnWithTheLevelUnlessItsOperatorEndsIt(t *testing.T) {
+	t.Parallel()
+	for _, async := range []bool{false, true} {
+		ctx := enginetest.Context(t)
+		p := newCapablePrimary(t, DR)
+		s := p.successor(DR, "s")
+		p.level("durable=1,timeout=1ms,on_timeout=fail")
+		p.caughtUp(DR, s)
+		p.demote(DR)
+		f, err := s.n.PromotePreflight(DR)
+		if err != nil || f.Levels[DR].Secondaries != 1 {
+			t.Fatalf("the preflight tells of levels %v, %v, want the primary's", f, err)
+		}
+		warning, err := s.n.PromoteSecondary(ctx, DR, Promote{Async: async})
+		if err != nil || strings.Contains(warning, "answered 409 until") == async {
+			t.Errorf("async %t: got %q, %v", async, warning, err)
+		}
+		s.reopen()
+		s.awaitMode(DR, Primary)
+		s.put("a", "1")
+		_, err = s.n.AwaitConfirmed(ctx, true, nil)
+		var late *NotConfirmed
+		if errors.As(err, &late) == async {
+			t.Errorf("async %t: a write of the new primary, which has no secondaries: %v", async, err)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/lockstepdb/lockstep/server/archive"
 	"github.com/lockstepdb/lockstep/storage"
 )
 
@@ -14,20 +15,54 @@ type tightening struct {
 	repeat []string
 }
 
-func tightenings(e *storage.Entry) []tightening {
+// tightener finds what the lost entries of one archive took away, told in their order.
+type tightener struct {
+	api func(ks storage.KeyspaceID, c *storage.Change) (what string, repeat []string) // nil: nothing is known of the API's records
+}
+
+func (n *Node) tightener() *tightener {
+	t := &tightener{}
+	if n.cfg.Tightens != nil {
+		t.api = n.cfg.Tightens()
+	}
+	return t
+}
+
+// of lists what an entry took away in the scopes that are taken back.
+func (t *tightener) of(e *storage.Entry, taken func(storage.Scope) bool) []tightening {
 	var out []tightening
 	for i := range e.Blocks {
-		if e.Blocks[i].Keyspace != storage.SystemLocal {
+		b := &e.Blocks[i]
+		if !taken(b.Scope) {
 			continue
 		}
-		for j := range e.Blocks[i].Changes {
-			if t := tighteningOf(&e.Blocks[i].Changes[j]); t.what != "" {
-				out = append(out, t)
+		for j := range b.Changes {
+			if b.Keyspace == storage.SystemLocal {
+				if x := tighteningOf(&b.Changes[j]); x.what != "" {
+					out = append(out, x)
+					continue
+				}
+			}
+			if t.api == nil {
+				continue
+			}
+			if what, repeat := t.api(b.Keyspace, &b.Changes[j]); what != "" {
+				out = append(out, tightening{what, repeat})
 			}
 		}
 	}
 	return out
 }
+
+// note tells an archive's writer of them.
+func (t *tightener) note(w *archive.Writer, e *storage.Entry, taken func(storage.Scope) bool) {
+	for _, x := range t.of(e, taken) {
+		w.Tighten(x.what, x.repeat...)
+	}
+}
+
+func isShared(s storage.Scope) bool { return s == storage.Replicated }
+func anyScope(storage.Scope) bool   { return true }
 
 func tighteningOf(c *storage.Change) tightening {
 	for _, k := range kinds {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"github.com/lockstepdb/lockstep/server/replication"
+	"github.com/lockstepdb/lockstep/wal"
 )
 
 // Headers of Vault's consistency protocol.
@@ -21,7 +22,7 @@ const (
 
 // indexes is what the core asks of replication.Node about states of the set.
 type indexes interface {
-	IndexToken(committed uint64) string
+	Wrote(at wal.Position, before *replication.Written) (*replication.Written, error)
 	ForwardedIndexToken(primary string) string
 	ReachedIndex(ctx context.Context, texts []string, wait, heed bool) (replication.Reach, error)
 }
@@ -123,16 +124,8 @@ func (c *Core) sendOn(r *request, can bool) (bool, error) {
 }
 
 // stampIndex says in a write's answer which state it left.
-func (c *Core) stampIndex(h http.Header, r *request) {
-	n := c.node.Load()
-	if n == nil {
-		return
-	}
-	index := r.index
-	if r.committed > 0 {
-		index = n.IndexToken(r.committed)
-	}
-	if index != "" {
-		h.Set(headerIndex, index)
+func stampIndex(h http.Header, r *request) {
+	if r.index != "" {
+		h.Set(headerIndex, r.index)
 	}
 }

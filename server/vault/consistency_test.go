@@ -8,6 +8,7 @@ import (
 
 	"github.com/lockstepdb/lockstep/server/replication"
 	"github.com/lockstepdb/lockstep/server/vault"
+	"github.com/lockstepdb/lockstep/wal"
 )
 
 // behind is a performance secondary that stands to every state as it is told to.
@@ -31,8 +32,50 @@ func (b *behind) ReachedIndex(_ context.Context, texts []string, wait, _ bool) (
 
 func (b *behind) LostIn([]string) string { return "dr-7-0a0b0c0d" }
 
-func (b *behind) IndexToken(committed uint64) string        { return fmt.Sprintf("own %d", committed) }
+func (b *behind) Wrote(at wal.Position, _ *replication.Written) (*replication.Written, error) {
+	return &replication.Written{Token: fmt.Sprintf("own %d", at.Index)}, nil
+}
+
 func (b *behind) ForwardedIndexToken(primary string) string { return "forwarded " + primary }
+
+// overtaken is a synchronous primary that is demoted after a write was committed, and before that is answered.
+type overtaken struct {
+	part
+	held, demoted bool
+}
+
+func (o *overtaken) HoldRole() (release func()) {
+	o.held = true
+	return func() { o.held = false }
+}
+
+func (o *overtaken) Wrote(at wal.Position, _ *replication.Written) (*replication.Written, error) {
+	if !o.held || o.demoted {
+		return &replication.Written{Token: "of another primary's history"}, nil
+	}
+	return &replication.Written{Token: fmt.Sprintf("own %d", at.Index)}, nil
+}
+
+func (o *overtaken) AwaitConfirmed(_ context.Context, committed bool, w *replication.Written) (string, error) {
+	o.demoted = true
+	if committed && w != nil {
+		return "", &replication.NotConfirmed{Committed: true, Left: true}
+	}
+	return "", nil
+}
+
+func TestTheTokenOfAWriteIsMadeBeforeADemotionComesIn(t *testing.T) {
+	t.Parallel()
+	c := ready(t)
+	vault.SetNode(c.core, &overtaken{part: part{performance: replication.Primary}})
+	g := c.must(409, "PUT", "kv/x", `{"a":1}`)
+	if got, want := g.header.Get("X-Vault-Index"), fmt.Sprintf("own %d", c.engine.Position().Index); got != want {
+		t.Errorf("the answer names the state %q, want %q", got, want)
+	}
+	if !strings.Contains(string(g.raw), "ceased to be the primary") {
+		t.Errorf("got %s, want a sentence that says why it is not confirmed", g.raw)
+	}
+}
 
 func TestConsistencyHeadersOfASecondaryThatIsBehind(t *testing.T) {
 	primary, s, link := pair(t)

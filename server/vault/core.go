@@ -208,7 +208,7 @@ func (c *Core) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 	c.running.begin(r, c.now())
 	defer c.running.end(r)
 	a := c.auditResponse(r, c.respond(r))
-	c.stampIndex(w.Header(), r)
+	stampIndex(w.Header(), r)
 	if r.out != nil && a.status == http.StatusOK {
 		c.sendStream(w, r)
 		return
@@ -301,7 +301,8 @@ func (c *Core) commit(r *request, tx *engine.Tx) error {
 	if r.forwarded != nil {
 		tx.RequestID = r.id
 	}
-	if n := c.node.Load(); n != nil {
+	n := c.node.Load()
+	if n != nil {
 		release := n.HoldRole()
 		defer release()
 		if n.Mode(dr) == replication.Secondary || r.admitted == replication.Primary && n.Mode(performance) == replication.Secondary {
@@ -316,7 +317,16 @@ func (c *Core) commit(r *request, tx *engine.Tx) error {
 	if err != nil {
 		return err
 	}
-	r.committed = max(r.committed, done.Position.Index)
+	if r.committed = max(r.committed, done.Position.Index); n == nil || done.Position.Index == 0 {
+		return nil
+	}
+	if r.written, err = n.Wrote(done.Position, r.written); err != nil {
+		return err
+	}
+	r.index = r.written.Token
+	if r.away != "" { // the answer of a forwarded write was wrapped here: both are to be seen
+		r.index = n.ForwardedIndexToken(r.away)
+	}
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
 	"github.com/lockstepdb/lockstep/storage"
+	"github.com/lockstepdb/lockstep/wal"
 )
 
 // SetNode gives a core a node of the test's own.
@@ -37,7 +38,9 @@ func (NoSets) SetSynchronous(context.Context, replication.Kind, replication.Leve
 
 func (NoSets) Degraded(replication.Kind) time.Time { return time.Time{} }
 
-func (NoSets) AwaitConfirmed(context.Context, bool) (string, error) { return "", nil }
+func (NoSets) AwaitConfirmed(context.Context, bool, *replication.Written) (string, error) {
+	return "", nil
+}
 
 func (NoSets) AwaitLevel(context.Context, uint64, replication.Level, bool, ...replication.Kind) error {
 	return nil
@@ -54,7 +57,9 @@ func (NoSets) Lacks(storage.KeyspaceID) (replication.Lack, error) { return "", n
 func (NoSets) LeavesOut(string, string) (bool, error) { return false, nil }
 func (NoSets) Reveals(string, string) (string, error) { return "", nil }
 
-func (NoSets) IndexToken(uint64) string { return "" }
+func (NoSets) Wrote(wal.Position, *replication.Written) (*replication.Written, error) {
+	return &replication.Written{}, nil
+}
 
 func (NoSets) ForwardedIndexToken(string) string { return "" }
 

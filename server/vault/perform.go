@@ -293,7 +293,8 @@ func (c *Core) forward(r *request) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.index = n.ForwardedIndexToken(got.Header.Get(headerIndex))
+	r.away = got.Header.Get(headerIndex)
+	r.index = n.ForwardedIndexToken(r.away)
 	rep := &reply{sent: &answer{status: got.Status, body: got.Body}}
 	if late {
 		return rep, rep.warnSent("the primary has committed this write, this cluster has not received it yet: reads here may be stale")
@@ -334,7 +335,7 @@ func (c *Core) Handle(ctx context.Context, f *replication.Forwarded) (out *repli
 	rep, err = c.confirm(r, rep, err)
 	a := c.auditResponse(r, c.encodeReply(r, rep, err))
 	h := http.Header{"Content-Type": {"application/json"}}
-	c.stampIndex(h, r)
+	stampIndex(h, r)
 	return &replication.ForwardedAnswer{Status: a.status, Header: h, Body: a.body, Index: r.committed}
 }
 

@@ -86,12 +86,13 @@ type drPromoteParams struct {
 	Token              string `json:"dr_operation_token"`
 	PrimaryClusterAddr string `json:"primary_cluster_addr"`
 	Force              bool   `json:"force"`
+	Synchronous        string `json:"synchronous"`
 }
 
 func (p *drPromoteParams) operationToken() string { return p.Token }
 
 func (c *Core) promoteDR(r *request, p *drPromoteParams) (*reply, error) {
-	return c.promote(r, dr, promoteParams{PrimaryClusterAddr: p.PrimaryClusterAddr, Force: p.Force}, false)
+	return c.promote(r, dr, promoteParams{PrimaryClusterAddr: p.PrimaryClusterAddr, Force: p.Force, Synchronous: p.Synchronous}, false)
 }
 
 type drUpdateParams struct {

@@ -101,6 +101,7 @@ func disableSecondary(n node, r *request, k replication.Kind) (string, error) {
 type promoteParams struct {
 	PrimaryClusterAddr string `json:"primary_cluster_addr"`
 	Force              bool   `json:"force"`
+	Synchronous        string `json:"synchronous"`
 }
 
 func promoteSecondary(legacy bool) setCall[promoteParams] {
@@ -114,7 +115,10 @@ func (c *Core) promote(r *request, k replication.Kind, p promoteParams, legacy b
 	if err != nil {
 		return nil, err
 	}
-	warning, err := n.PromoteSecondary(r.ctx, k, replication.Promote{PrimaryClusterAddr: p.PrimaryClusterAddr, Force: p.Force})
+	if p.Synchronous != "" && p.Synchronous != "async" {
+		return nil, refuse(errInvalid, "synchronous must be async, or be left out: the level of before goes on then; another is set with primary/synchronous once secondaries follow")
+	}
+	warning, err := n.PromoteSecondary(r.ctx, k, replication.Promote{PrimaryClusterAddr: p.PrimaryClusterAddr, Force: p.Force, Async: p.Synchronous != ""})
 	return roleReply(warning, legacy, err)
 }
 

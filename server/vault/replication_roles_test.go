@@ -22,6 +22,8 @@ func TestRoleCallsOfThePerformanceSet(t *testing.T) {
 		{"disable", "PUT", perf + "primary/disable", "null", "", 200, map[string]string{"warnings": `["disabling"]`}},
 		{"public key", "PUT", perf + "secondary/generate-public-key", "", "", 200, map[string]string{"data": `{"secondary_public_key":"a2V5"}`}},
 		{"promote", "PUT", perf + "secondary/promote", `{"primary_cluster_addr":"lb:8201"}`, "", 200, map[string]string{"warnings": `["promoting"]`}},
+		{"promote without the level of before", "PUT", perf + "secondary/promote", `{"synchronous":"async"}`, "", 200, map[string]string{"warnings": `["promoting"]`}},
+		{"promote with another level", "PUT", perf + "secondary/promote", `{"synchronous":"durable=1"}`, "", 400, nil},
 		{"disable a secondary", "PUT", perf + "secondary/disable", "", "", 200, nil},
 		{"update", "PUT", perf + "secondary/update-primary", `{"token":"x","primary_api_addr":"http://p","ca_file":"f","ca_path":"d"}`, "", 200, map[string]string{"warnings": `["following another"]`}},
 		{"forget", "PUT", perf + "secondary/update-primary", `{"token":""}`, "", 200, nil},
@@ -43,7 +45,7 @@ func TestRoleCallsOfThePerformanceSet(t *testing.T) {
 		{"forced", "PUT", perf + "secondary/promote", `{"force":"true"}`, "", 200, nil},
 	})
 	want := []string{
-		"demote performance", "rotate ca performance", "disable primary performance", "public key performance", "promote performance {PrimaryClusterAddr:lb:8201 Force:false}",
+		"demote performance", "rotate ca performance", "disable primary performance", "public key performance", "promote performance {PrimaryClusterAddr:lb:8201 Force:false Async:false}", "promote performance {PrimaryClusterAddr: Force:false Async:true}",
 		"disable secondary performance", `update primary performance "x" [] http://p f d`, `update primary performance "" []   `,
 		"update primary performance none [a:1 b:2]   ", "update primary performance none [a:1 b:2]   ",
 	}

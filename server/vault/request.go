@@ -64,9 +64,11 @@ type request struct {
 
 	forwarded *replication.Forwarded // set on the primary
 	committed uint64                 // highest index that this request wrote
+	written   *replication.Written   // of it, as it was when it was committed
 
 	consistency consistency
-	index       string // of the state after a forwarded write
+	away        string // the index token with which the primary answered a forwarded write
+	index       string // of the state that the request left
 }
 
 // parse takes from a request everything but its body.

@@ -125,7 +125,9 @@ func (p *part) Promoting(replication.Kind) bool { return false }
 
 func (p *part) HoldRole() (release func()) { return func() {} }
 
-func (p *part) AwaitConfirmed(context.Context, bool) (string, error) { return "", nil }
+func (p *part) AwaitConfirmed(context.Context, bool, *replication.Written) (string, error) {
+	return "", nil
+}
 
 func (p *part) Fenced(replication.Kind) map[string]any { return nil }
 

@@ -24,7 +24,7 @@ type confirmations interface {
 	Synchronous(k replication.Kind) (replication.Level, error)
 	SetSynchronous(ctx context.Context, k replication.Kind, l replication.Level) error
 	Degraded(k replication.Kind) time.Time
-	AwaitConfirmed(ctx context.Context, committed bool) (warning string, err error)
+	AwaitConfirmed(ctx context.Context, committed bool, written *replication.Written) (warning string, err error)
 	Leased(k replication.Kind) error
 	AwaitLevel(ctx context.Context, index uint64, l replication.Level, committed bool, of ...replication.Kind) error
 }
@@ -47,7 +47,7 @@ func (c *Core) confirm(r *request, rep *reply, err error) (*reply, error) {
 	if isLeaseLost(err) && r.committed == 0 {
 		return rep, err // it shows nothing, and is not to wait
 	}
-	warning, failed := n.AwaitConfirmed(r.ctx, r.committed > 0 || rep.committedAway())
+	warning, failed := n.AwaitConfirmed(r.ctx, r.committed > 0 || rep.committedAway(), r.written)
 	if failed == nil && r.committed > 0 {
 		var more string
 		more, failed = c.confirmWrite(n, r)

@@ -27,7 +27,7 @@ func (u *unconfirmed) Leased(k replication.Kind) error {
 	return nil
 }
 
-func (u *unconfirmed) AwaitConfirmed(_ context.Context, committed bool) (string, error) {
+func (u *unconfirmed) AwaitConfirmed(_ context.Context, committed bool, _ *replication.Written) (string, error) {
 	if u.set {
 		return "", &replication.NotConfirmed{Index: 7, Want: 1, Waited: time.Second, Committed: committed}
 	}

@@ -34,7 +34,7 @@ func (o *op) saysFenced() (cluster.Kind, bool) {
 }
 
 // fencedTakesNothing: a primary that has answered that it is fenced acknowledges no write that it is asked for afterwards, until it is demoted. Clients
-// write to what is shared only: the fence of either set concerns them. A delete that finds nothing writes nothing, and is counted only.
+// write to what is shared only: the fence of either set concerns them. A delete that finds nothing is refused as well: the successor may have something.
 func (v *verdict) fencedTakesNothing() {
 	told := v.fenced
 	for _, o := range v.ops {
@@ -48,10 +48,6 @@ func (v *verdict) fencedTakesNothing() {
 		}
 		for _, f := range told {
 			if f.on == v.takerOf(o) && f.to <= o.call && !v.releasedBetween(f, o.ret) {
-				if o.kind == remove && (o.at.index == 0 || v.places[o.at] > 1) {
-					v.tally.note("delete that found nothing, answered as done by a fenced primary")
-					break
-				}
 				v.fault("acknowledged by a primary that had said at %d ms that it was fenced: %s", f.to.Milliseconds(), o)
 				break
 			}
