@@ -108,7 +108,10 @@ func (l *Leaves) Slot(key []byte) int {
 }
 
 // Slots is above every Slot.
-func (l *Leaves) Slots() int { return len(l.blocks) * blockLeaves }
+func (l *Leaves) Slots() int {
+	last := len(l.blocks) - 1
+	return last*blockLeaves + len(l.blocks[last].leaves)
+}
 
 // At returns the leaf that starts exactly at low; ok is false when none does.
 func (l *Leaves) At(low string) (leaf Leaf, ok bool) {

@@ -87,6 +87,14 @@ func compareLeaves(t *testing.T, l *merkle.Leaves, w twin) {
 	if !slices.Equal(got, want) {
 		t.Fatalf("leaves: got %d, want %d, or others", len(got), len(want))
 	}
+	slots := map[int]string{}
+	for _, leaf := range got {
+		at := l.Slot([]byte(leaf.Low))
+		if other, taken := slots[at]; taken || at < 0 || at >= l.Slots() {
+			t.Fatalf("the leaf at %q has slot %d of %d, and so has the one at %q", leaf.Low, at, l.Slots(), other)
+		}
+		slots[at] = leaf.Low
+	}
 	if l.Len() != len(want) || l.Total() != w.total("", "", false) {
 		t.Fatalf("got %d leaves, total %v, want %d, %v", l.Len(), l.Total(), len(want), w.total("", "", false))
 	}

@@ -3,6 +3,8 @@ package storage
 import (
 	"bytes"
 	"fmt"
+	"hash/maphash"
+	"slices"
 	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
@@ -19,6 +21,7 @@ type fileView struct {
 	tx        *bolt.Tx
 	refs      atomic.Int64
 	gen       uint64
+	walked    atomic.Int64 // keys remembered in keyspaces
 	keyspaces map[KeyspaceID]*viewInfo
 	pos       wal.Position
 	chain     wal.Hash
@@ -28,12 +31,19 @@ type viewInfo struct {
 	info
 	leaves *merkle.Leaves              // never changed
 	rows   atomic.Pointer[bolt.Bucket] // found by the first reader; only Get and cursors are used
-	whole  []atomic.Uint32             // a bit for each leaf: this view has walked it, and nothing was missing
+	walked []atomic.Pointer[[]uint32]  // of each leaf by its slot, once it was found whole: hashes of the keys in it
 }
 
 func newViewInfo(i info, leaves *merkle.Leaves) *viewInfo {
-	return &viewInfo{info: i, leaves: leaves, whole: make([]atomic.Uint32, (leaves.Slots()+31)/32)}
+	return &viewInfo{info: i, leaves: leaves, walked: make([]atomic.Pointer[[]uint32], leaves.Slots())}
 }
+
+// maxWalked bounds the keys whose hashes a view remembers: 4 MiB of them.
+const maxWalked = 1 << 20
+
+var walkSeed = maphash.MakeSeed()
+
+func walkHash(key []byte) uint32 { return uint32(maphash.Bytes(walkSeed, key)) }
 
 // newView opens a view of the file as it is now, with one reference. What changed since the present view
 // is copied anew, the rest taken from it. The caller is the checkpointer.
@@ -156,39 +166,31 @@ func (v *fileView) row(ks KeyspaceID, key []byte) (r row, ok bool, err error) {
 	return row{}, false, v.absent(ks, key)
 }
 
-// absent returns an error when a key that a search does not find may be there: its leaf, walked, holds it or lacks something. A leaf that this view
-// has walked, and that lacked nothing, is not walked again: neighbours on either side of the key are proof enough. To be called under Guard.
+// absent returns an error when a key that a search does not find may be there: its leaf, walked, holds it or lacks something. What is in a leaf that was whole
+// is remembered, since most writes of new keys come to one that was walked for another. To be called under Guard.
 func (v *fileView) absent(ks KeyspaceID, key []byte) error {
 	k := v.keyspaces[ks]
-	slot := k.leaves.Slot(key)
-	word, bit := &k.whole[slot/32], uint32(1)<<(slot%32)
-	if word.Load()&bit != 0 && liesBetween(v.rows(ks), key) {
+	walked := &k.walked[k.leaves.Slot(key)]
+	if keys := walked.Load(); keys != nil && !slices.Contains(*keys, walkHash(key)) {
 		return nil
 	}
 	there := false
-	err := v.walkLeaf(ks, key, func(k []byte, _ row) { there = there || bytes.Equal(k, key) })
+	var keys []uint32
+	err := v.walkLeaf(ks, key, func(k []byte, _ row) {
+		there = there || bytes.Equal(k, key)
+		keys = append(keys, walkHash(k))
+	})
 	switch {
 	case err != nil:
 		return err
 	case there:
 		return v.state.found(ks, key, "the record is there but cannot be found by its key: a page above it is damaged")
 	}
-	word.Or(bit)
+	if v.walked.Add(int64(len(keys))) <= maxWalked && walked.CompareAndSwap(nil, &keys) {
+		return nil
+	}
+	v.walked.Add(-int64(len(keys)))
 	return nil
-}
-
-// liesBetween says whether the rows where a key would be are one below it and one above it, as they are when its place was not missed.
-func liesBetween(b *bolt.Bucket, key []byte) bool {
-	if b == nil {
-		return true
-	}
-	c := b.Cursor()
-	above, _ := c.Seek(key)
-	below, _ := c.Prev()
-	if above == nil {
-		below, _ = c.Last()
-	}
-	return (above == nil || bytes.Compare(key, above) < 0) && (below == nil || bytes.Compare(below, key) < 0)
 }
 
 // leafRow is one row of a leaf; key and row alias the file's page.
