@@ -33,6 +33,9 @@ func (w *world) command(st *site, from, to *member, force bool) (*cluster.Switch
 		"LOCKSTEP_SIBLING_TOKEN=" + strings.Join(tokens, ","),
 	}
 	r, words, err := cluster.Failover(w.t, env, "", args...)
+	if !force {
+		w.endRelease()
+	}
 	if err != nil {
 		return r, fmt.Errorf("lockstep failover %s: %w\n%s", strings.Join(args, " "), err, words)
 	}

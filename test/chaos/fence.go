@@ -15,11 +15,11 @@ type fenced struct {
 	from, to time.Duration
 }
 
-// release is the call that ends a fence: a demotion. It may take effect from at on.
+// release is the call that ends a fence: a demotion. It may take effect from at on, and has when it was answered, at end; 0: that is not known.
 type release struct {
-	on   *member
-	kind cluster.Kind
-	at   time.Duration
+	on      *member
+	kind    cluster.Kind
+	at, end time.Duration
 }
 
 // saysFenced tells which set's fence refused an operation.
@@ -69,7 +69,8 @@ func (v *verdict) takerOf(o *op) *member {
 // releasedBetween tells whether a fence may have ended before end.
 func (v *verdict) releasedBetween(f fenced, end time.Duration) bool {
 	for _, r := range v.released {
-		if r.on == f.on && r.kind == f.kind && r.at > f.from && r.at <= end {
+		// While the call is under way the cluster may still say that it is fenced.
+		if r.on == f.on && r.kind == f.kind && max(r.at, r.end) > f.from && r.at <= end {
 			return true
 		}
 	}
@@ -78,7 +79,14 @@ func (v *verdict) releasedBetween(f fenced, end time.Duration) bool {
 
 // noteRelease notes that a member is about to be asked to give up its part.
 func (w *world) noteRelease(m *member, kind cluster.Kind) {
-	w.released = append(w.released, release{m, kind, w.history.now()})
+	w.released = append(w.released, release{on: m, kind: kind, at: w.history.now()})
+}
+
+// endRelease notes that the newest of those calls was answered.
+func (w *world) endRelease() {
+	if n := len(w.released); n > 0 && w.released[n-1].end == 0 {
+		w.released[n-1].end = w.history.now()
+	}
 }
 
 // fence promotes a secondary by force while its primary is cut off, lets that hear of it, and clients go on there until an operator demotes it.

@@ -339,13 +339,27 @@ func TestTheJudgeFindsWhatTheModelDoesNotAllow(t *testing.T) {
 		{"a fenced primary that was demoted, and takes writes again when it is promoted", func(s *story) {
 			s.stays()
 			s.told(cluster.DR)
-			s.released = append(s.released, release{s.primary, cluster.DR, s.clock + 1})
+			s.released = append(s.released, release{on: s.primary, kind: cluster.DR, at: s.clock + 1})
 			s.add(&op{kind: put, key: v1, reign: 1, on: s.primary, direct: true})
 		}, ""},
+		{"a fenced primary that says so while it is being demoted, and takes writes again when it is promoted", func(s *story) {
+			s.stays()
+			at := s.clock + 1
+			s.told(cluster.DR)
+			s.released = append(s.released, release{on: s.primary, kind: cluster.DR, at: at, end: s.clock + 1})
+			s.add(&op{kind: put, key: v1, reign: 1, on: s.primary, direct: true})
+		}, ""},
+		{"a fenced primary that says so after it was demoted, and takes a write", func(s *story) {
+			s.stays()
+			at := s.clock
+			s.told(cluster.DR)
+			s.released = append(s.released, release{on: s.primary, kind: cluster.DR, at: at, end: at + 1})
+			s.add(&op{kind: put, key: v1, reign: 1, on: s.primary, direct: true})
+		}, "had said"},
 		{"a fenced primary that was demoted in its other set, and takes a write", func(s *story) {
 			s.stays()
 			s.told(cluster.DR)
-			s.released = append(s.released, release{s.primary, cluster.Performance, s.clock + 1})
+			s.released = append(s.released, release{on: s.primary, kind: cluster.Performance, at: s.clock + 1})
 			s.add(&op{kind: put, key: v1, reign: 1, on: s.primary, direct: true})
 		}, "had said"},
 		{"a snapshot of the moment at which it was taken", func(s *story) {

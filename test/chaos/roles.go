@@ -24,6 +24,7 @@ func path(kind cluster.Kind, call string) string {
 func (w *world) role(m *member, kind cluster.Kind, call string, body map[string]any, crash time.Duration) error {
 	if call == "primary/demote" {
 		w.noteRelease(m, kind)
+		defer w.endRelease()
 	}
 	if crash > 0 {
 		answered := make(chan struct{})
