@@ -67,6 +67,7 @@ type Core struct {
 	methods map[string][]route // of auth methods by their type; paths below the mount
 	node    atomic.Pointer[nodeRef]
 	snap    atomic.Pointer[snapshot]
+	face    atomic.Pointer[FaceFunc] // the other one
 
 	// mountsMu makes mount table changes one after the other: the sequencer cannot list, and whether a path is free
 	// depends on all paths.
@@ -309,6 +310,7 @@ func (c *Core) commit(r *request, tx *engine.Tx) error {
 			return refuse(errUnavailable, "this cluster ceased to be the primary while the request was under way, and nothing was written: repeat it")
 		}
 	}
+	asked := tx
 	tx, err := c.underLease(tx)
 	if err != nil {
 		return err
@@ -317,6 +319,7 @@ func (c *Core) commit(r *request, tx *engine.Tx) error {
 	if err != nil {
 		return err
 	}
+	asked.Numbers = tx.Numbers
 	if r.committed = max(r.committed, done.Position.Index); n == nil || done.Position.Index == 0 {
 		return nil
 	}
