@@ -36,11 +36,13 @@ func (out *encoded) encodeTable(r *request, t *table) error {
 	}
 	switch format {
 	case "json":
-		rows := make([]map[string]string, len(t.rows))
+		rows := make([]map[string]any, len(t.rows))
 		for i, row := range t.rows {
-			rows[i] = map[string]string{}
+			rows[i] = map[string]any{}
 			for _, at := range picked {
-				rows[i][t.columns[at].name] = row[at]
+				if rows[i][t.columns[at].name] = row[at]; row[at] == "" {
+					rows[i][t.columns[at].name] = nil // not known
+				}
 			}
 		}
 		return out.encodeJSON(r, rows)
