@@ -44,6 +44,7 @@ var sections = []struct {
 	{"merkle", "Digests", []string{"Digests", "Leaves", "Root hash"}},
 	{"server/archive", "Archives", []string{"Archives", "Archive's note, versions 1 and 2", "Archived item, version 1"}},
 	{"server/vault", "Records", []string{"Records"}},
+	{"server/opensearch", "Indices and security", []string{"Records"}},
 	{"token", "Activation token", nil},
 }
 

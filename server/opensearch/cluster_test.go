@@ -203,3 +203,27 @@ func TestUsersRolesAndMappings(t *testing.T) {
 		t.Errorf("a user that was deleted: got %d, want 401", a.status)
 	}
 }
+
+func TestRepeatedWrongPasswordsLockAnAccount(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	const api = "/_plugins/_security/api/internalusers/"
+	c.must(201, "PUT", api+"ann", `{"password":"a long password","opendistro_security_roles":["all_access"]}`)
+	c.must(201, "PUT", api+"bob", `{"password":"a long password","opendistro_security_roles":["all_access"]}`)
+	try := func(name, password string) int {
+		return c.send(c.srv, "GET", "/", "", "Authorization", basic(name, password)).status
+	}
+	if got := try("ann", "a long password"); got != 200 {
+		t.Fatalf("the right password: got %d", got)
+	}
+	for range 5 {
+		try("ann", "wrong")
+		try("bob", "wrong")
+	}
+	if got := try("bob", "a long password"); got != 401 {
+		t.Errorf("the right password after five wrong ones: got %d, want 401", got)
+	}
+	if got := try("ann", "a long password"); got != 200 {
+		t.Errorf("who was known before: got %d, want 200", got)
+	}
+}
