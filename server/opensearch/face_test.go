@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/crypto/bcrypt"
+
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/engine/enginetest"
 	"github.com/lockstepdb/lockstep/server/opensearch"
@@ -33,7 +35,7 @@ type cluster struct {
 func newCluster(t testing.TB) *cluster {
 	t.Helper()
 	e := enginetest.New(t, engine.Writer)
-	core, err := vault.New(vault.Config{Engine: e, Version: "0.1.0"})
+	core, err := vault.New(vault.Config{Engine: e, Version: "0.1.0", PasswordCost: bcrypt.MinCost})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,6 +52,7 @@ type Config struct {
 	Scrub func() ScrubStatus
 	// Unauthenticated tells which ceremonies of the key holders need no token (Op…); nil: none.
 	Unauthenticated func(operation string) bool
+	PasswordCost    int // of bcrypt; 0: the library's default. Tests make it cheap
 	Now             func() time.Time
 }
 
@@ -144,6 +145,9 @@ func New(cfg Config) (*Core, error) {
 	c := &Core{cfg: cfg, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now, routes: routeTable(), methods: methodTables(), wake: make(chan struct{}, 1)}
 	c.maxMounts = maxMounts
 	c.guests.init()
+	if cfg.PasswordCost != 0 {
+		c.guests.cost = cfg.PasswordCost
+	}
 	if c.log == nil {
 		c.log = hclog.NewNullLogger()
 	}
