@@ -292,12 +292,17 @@ func (k *Call) Mounts() ([]*Mount, error) {
 		if err != nil {
 			return nil, err
 		}
-		if lack == "" {
+		if lack == "" && k.within(m) {
 			out = append(out, kv)
 		}
 	}
 	slices.SortFunc(out, func(a, b *Mount) int { return strings.Compare(a.Path, b.Path) })
 	return out, nil
+}
+
+// within tells whether a request may reach a mount: one that was forwarded reaches only what its secondary may have.
+func (k *Call) within(m *mount) bool {
+	return k.r.forwarded == nil || !m.Local && k.core.withinFilter(k.r, m.path) == nil
 }
 
 // Mount returns the KV v1 mount at a path that ends in '/', nil when there is none. One whose data are not here is refused, and one that a forwarded request may

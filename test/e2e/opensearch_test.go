@@ -299,6 +299,15 @@ func TestDocumentsAreTheSameOnEveryClusterOfTheSets(t *testing.T) {
 	if got := must(200, trio.Performance, "GET", "/orders/_count", ""); got["count"] != 2.0 {
 		t.Errorf("count on the performance secondary: got %v, want 2", got)
 	}
+	must(201, trio.Primary, "PUT", "/hidden/_doc/1", `{}`)
+	trio.Primary.MustDo("PUT", "sys/replication/performance/primary/paths-filter/perf-1", `{"mode":"deny","paths":["hidden/"]}`, 200, 204)
+	cluster.Eventually(t, cluster.Deadline, "the filter is in force", func() (bool, string) {
+		got, out := face(t, trio.Performance, "GET", "/hidden/_doc/1", "")
+		return got == 400, fmt.Sprint(got, out)
+	})
+	must(403, trio.Performance, "PUT", "/hidden/_doc/1", `{"n":1}`)
+	must(200, trio.Performance, "DELETE", "/hid*", "") // finds nothing there
+	must(200, trio.Primary, "GET", "/hidden/_doc/1", "")
 	if got, out := face(t, trio.DR, "GET", "/orders/_doc/1", ""); got != 400 {
 		t.Errorf("a DR secondary: got %d %v, want 400", got, out)
 	}
