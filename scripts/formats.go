@@ -38,12 +38,13 @@ var sections = []struct {
 	{"server", "Data directory", []string{"Data directory"}},
 	{"internal/seal", "Seal", []string{"Keys", "Sealed value, version 1", "Seal file, version 1"}},
 	{"server/snapshot", "Snapshot", []string{"File, version 1"}},
-	{"server/engine", "Store", []string{"Files of a store", "Notes kept in the log's metadata", "Frames"}},
+	{"server/engine", "Store", []string{"Files of a store", "Notes kept in the log's metadata", "Frames", "Numbered keyspaces"}},
 	{"wal", "Log", nil},
 	{"storage", "Entries and state", []string{"Entry, versions 1 and 2", "Totals, version 1", "State file, version 1", "Checkpoints"}},
 	{"merkle", "Digests", []string{"Digests", "Leaves", "Root hash"}},
 	{"server/archive", "Archives", []string{"Archives", "Archive's note, versions 1 and 2", "Archived item, version 1"}},
 	{"server/vault", "Records", []string{"Records"}},
+	{"server/opensearch", "Indices and security", []string{"Records"}},
 	{"token", "Activation token", nil},
 }
 

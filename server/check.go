@@ -44,6 +44,7 @@ func (c *checker) each(ctx context.Context) {
 		c.dataDir()
 	}
 	c.certificate()
+	c.openSearch()
 	c.sealKey()
 	if c.good("listener.address") {
 		c.addresses()
@@ -143,6 +144,22 @@ func (c *checker) certificateTimes(leaf *x509.Certificate) {
 		c.mistakes.add(c.at("listener.tls_cert_file"), "certificate ended on %s", leaf.NotAfter.UTC().Format(time.RFC3339))
 	case now.Before(leaf.NotBefore):
 		c.mistakes.add(c.at("listener.tls_cert_file"), "certificate begins on %s only", leaf.NotBefore.UTC().Format(time.RFC3339))
+	}
+}
+
+// openSearch looks at the listener of the OpenSearch API.
+func (c *checker) openSearch() {
+	o := c.cfg.OpenSearch
+	if o == nil {
+		return
+	}
+	if !o.TLSDisable && o.TLSCertFile != "" && o.TLSKeyFile != "" {
+		if _, err := loadKeyPair(o.TLSCertFile, o.TLSKeyFile); err != nil {
+			c.mistakes.add(c.at("listener.opensearch.tls_cert_file"), "%v", err)
+		}
+	}
+	if c.good("listener.opensearch.address") {
+		c.bind("listener.opensearch.address", o.Address)
 	}
 }
 

@@ -17,9 +17,10 @@ type Config struct {
 
 	DataDir     string // storage "bbolt" { path }
 	Listener    Listener
-	APIAddr     string // URL that clients and other clusters use; derived from the listener's address
-	ClusterAddr string // URL that secondaries dial; derived from APIAddr's host and the cluster port
-	ClusterName string // shown by sys/health; "lockstep"
+	OpenSearch  *OpenSearch // listener "opensearch"; nil: that API is answered on the API's listener only
+	APIAddr     string      // URL that clients and other clusters use; derived from the listener's address
+	ClusterAddr string      // URL that secondaries dial; derived from APIAddr's host and the cluster port
+	ClusterName string      // shown by sys/health; "lockstep"
 
 	LogLevel  string // trace, debug, info, warn, error; "info"
 	LogFormat string // standard or json; "standard"

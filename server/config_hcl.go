@@ -124,7 +124,15 @@ func (p *parser) root(body hcl.Body) {
 		{Type: "seal", LabelNames: []string{"type"}},
 	})
 	p.storage(p.single(blocks, "storage", "bbolt"))
-	p.listener(p.single(blocks, "listener", "tcp"))
+	var others hcl.Blocks
+	for _, b := range blocks {
+		if b.Type == "listener" && b.Labels[0] == "opensearch" {
+			p.openSearchListener(b)
+		} else {
+			others = append(others, b)
+		}
+	}
+	p.listener(p.single(others, "listener", "tcp"))
 	p.replication(p.single(blocks, "replication", ""))
 	p.scrub(p.single(blocks, "scrub", ""))
 	p.seal(blocks)

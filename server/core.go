@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,7 @@ type core struct {
 	store       *part // Engine.Run; from the core before, or nil until run starts it
 	replication *replication.Node
 	vault       *vault.Core
+	handler     http.Handler // both faces
 	scrub       *scrubber
 
 	switching sync.Mutex    // one Switch at a time
@@ -251,6 +253,9 @@ func (c *core) build() error {
 		return fmt.Errorf("start replication: %w", err)
 	}
 	c.vault.SetReplication(c.replication)
+	if c.handler, err = c.face(); err != nil {
+		return err
+	}
 	if n.cfg.built != nil {
 		n.cfg.built(c)
 	}
@@ -316,7 +321,7 @@ func (c *core) run(ctx context.Context, opened chan<- error) (again bool, err er
 	}
 	c.node.live.Store(c)
 	defer c.node.live.Store(nil)
-	c.node.gate.open(c.vault)
+	c.node.gate.open(c.handler)
 	opened <- nil
 	c.node.announce()
 

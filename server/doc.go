@@ -40,6 +40,7 @@
 //
 //	Run                the caller's; waits for the end, at most shutdown_timeout after it was asked for
 //	serve (http)       the API listener, and net/http's own for connections
+//	serve (opensearch) the same for listener "opensearch", if there is one
 //	sweep              removes old trash
 //	reloadLoop         takes SIGHUP's news (node.reload)
 //	runCores           one core after the other; started by serve, which waits for it

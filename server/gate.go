@@ -111,6 +111,10 @@ func (g *gate) enter() (*session, waiting) {
 // answer says in Vault's form that nothing can be answered now. Health and
 // replication status of a new secondary are known already: it bootstraps.
 func (why waiting) answer(w http.ResponseWriter, r *http.Request) {
+	if !vaultPath(r.URL.Path) {
+		why.answerOpenSearch(w)
+		return
+	}
 	if why.face != nil {
 		why.face.ServeHTTP(w, r)
 		return
@@ -134,6 +138,20 @@ func (why waiting) answer(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Retry-After", "1")
 	answerJSON(w, http.StatusServiceUnavailable, map[string]any{"errors": []string{why.reason}})
+}
+
+// answerOpenSearch says the same in OpenSearch's form.
+func (why waiting) answerOpenSearch(w http.ResponseWriter) {
+	reason := why.reason
+	if why.face != nil {
+		reason = "the server is sealed or not initialised: see GET /v1/sys/seal-status"
+	}
+	cause := map[string]string{"type": "status_exception", "reason": reason}
+	w.Header().Set("Retry-After", "1")
+	answerJSON(w, http.StatusServiceUnavailable, map[string]any{
+		"error":  map[string]any{"root_cause": []any{cause}, "type": cause["type"], "reason": reason},
+		"status": http.StatusServiceUnavailable,
+	})
 }
 
 func (why waiting) status(of engine.Role) map[string]any { return map[string]any{"mode": why.mode(of)} }

@@ -42,20 +42,38 @@ func (n *node) reloadConfig() error {
 			return err
 		}
 	}
+	var next, face *certificate
 	if n.cert != nil {
-		next := &certificate{certFile: fresh.Listener.TLSCertFile, keyFile: fresh.Listener.TLSKeyFile}
+		next = &certificate{certFile: fresh.Listener.TLSCertFile, keyFile: fresh.Listener.TLSKeyFile}
 		if n.cert.clientCAFile != "" { // whether clients show certificates changes with a restart only
 			next.clientCAFile = fresh.Listener.TLSClientCAFile
 		}
-		if err := next.load(); err != nil {
+	}
+	if n.faceCert != nil && fresh.OpenSearch != nil {
+		face = &certificate{certFile: fresh.OpenSearch.TLSCertFile, keyFile: fresh.OpenSearch.TLSKeyFile}
+	}
+	for _, c := range []*certificate{next, face} {
+		if c == nil {
+			continue
+		}
+		if err := c.load(); err != nil {
 			return err
 		}
-		n.cert.pair.Store(next.pair.Load())
-		if pool := next.clientCAs.Load(); pool != nil {
-			n.cert.clientCAs.Store(pool)
-		}
 	}
+	n.cert.take(next)
+	n.faceCert.take(face)
 	n.opened.Store(&fresh.Unauthenticated)
 	n.log.SetLevel(hclog.LevelFromString(fresh.LogLevel))
 	return nil
+}
+
+// take makes the pair, and the CAs of clients, those of next, unless that is nil.
+func (c *certificate) take(next *certificate) {
+	if next == nil {
+		return
+	}
+	c.pair.Store(next.pair.Load())
+	if pool := next.clientCAs.Load(); pool != nil {
+		c.clientCAs.Store(pool)
+	}
 }

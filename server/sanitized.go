@@ -7,12 +7,20 @@ import (
 
 // sanitized is the configuration in use as sys/config/state/sanitized shows it: in Vault's names, without paths of keys and without secrets.
 func (c *Config) sanitized() map[string]any {
-	l := c.Listener
+	listeners := []map[string]any{{"type": "tcp", "config": c.Listener.sanitized()}}
+	if o := c.OpenSearch; o != nil {
+		shown := o.sanitized()
+		shown["security"] = securityRequired
+		if o.NoSecurity {
+			shown["security"] = securityNone
+		}
+		listeners = append(listeners, map[string]any{"type": "opensearch", "config": shown})
+	}
 	return map[string]any{
 		"api_addr": c.APIAddr, "cluster_addr": c.ClusterAddr, "cluster_name": c.ClusterName, "log_level": c.LogLevel, "log_format": c.LogFormat,
 		"shutdown_timeout": c.ShutdownTimeout.String(), "min_free": c.MinFree, "trash_keep": c.TrashKeep.String(),
 		"storage":   map[string]any{"type": "bbolt", "cluster_addr": c.ClusterAddr, "redirect_addr": c.APIAddr, "disable_clustering": false},
-		"listeners": []map[string]any{{"type": "tcp", "config": l.sanitized()}},
+		"listeners": listeners,
 		"replication": map[string]any{
 			"retain_bytes": c.Replication.RetainBytes, "retain_age": shown(c.Replication.RetainAge), "checkpoint_bytes": c.Replication.CheckpointBytes,
 			"checkpoint_interval": shown(c.Replication.CheckpointInterval), "segment_bytes": c.Replication.SegmentBytes,

@@ -31,8 +31,12 @@ type node struct {
 	gate gate
 	live atomic.Pointer[core] // while one serves
 
-	listener    net.Listener
-	cert        *certificate // nil without TLS
+	listener net.Listener
+	cert     *certificate // nil without TLS
+
+	faceListener net.Listener // of the OpenSearch API; nil: it has none of its own
+	faceCert     *certificate
+
 	addresses   Addresses
 	clusterBind string
 
@@ -118,6 +122,9 @@ func (n *node) bind() (err error) {
 	if n.clusterBind, err = n.cfg.clusterBind(n.listener.Addr()); err == nil {
 		n.addresses, err = n.cfg.addresses(n.listener.Addr(), n.clusterBind)
 	}
+	if err == nil {
+		err = n.bindFace()
+	}
 	if err != nil {
 		n.listener.Close()
 	}
@@ -137,6 +144,14 @@ func (n *node) serve(ctx context.Context) error {
 			cancel(err)
 		}
 	})
+	face := n.newFaceServer()
+	if face != nil {
+		running.Go(func() {
+			if err := serve(face, countingListener{n.faceListener, &n.open}, n.faceCert, n.cfg.OpenSearch.Listener); err != nil {
+				cancel(err)
+			}
+		})
+	}
 	running.Go(func() { n.sweep(ctx) })
 	running.Go(func() { n.reloadLoop(ctx) })
 
@@ -144,7 +159,7 @@ func (n *node) serve(ctx context.Context) error {
 	go func() {
 		err := n.runCores(ctx)
 		cancel(nil) // ends sweeper and reloader when it was a core that failed
-		err = errors.Join(err, endHTTP(srv))
+		err = errors.Join(err, endHTTP(srv), endFace(face))
 		running.Wait()
 		stopped <- err
 	}()
@@ -174,6 +189,14 @@ func endHTTP(srv *http.Server) error {
 		return closeHTTP(srv)
 	}
 	return nil
+}
+
+// endFace ends the listener of the OpenSearch API, if there is one.
+func endFace(srv *http.Server) error {
+	if srv == nil {
+		return nil
+	}
+	return endHTTP(srv)
 }
 
 func closeHTTP(srv *http.Server) error {

@@ -74,6 +74,16 @@ func (v *View) Totals() []KeyspaceTotal {
 	return v.file.totals()
 }
 
+// Total returns the total of one keyspace; zero when there is nothing in it.
+func (v *View) Total(ks KeyspaceID) KeyspaceTotal {
+	if v.file != nil && v.live != nil {
+		if k, ok := v.live.Get(string(ks[:])); ok && k.detachedAt == 0 {
+			return KeyspaceTotal{ID: ks, Scope: k.scope, Total: k.total}
+		}
+	}
+	return KeyspaceTotal{ID: ks}
+}
+
 // hidden reports whether a keyspace is detached, or the state closed.
 func (v *View) hidden(ks KeyspaceID) (bool, error) {
 	if v.file == nil {

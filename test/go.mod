@@ -7,6 +7,7 @@ require (
 	github.com/hashicorp/vault/api v1.23.0
 	github.com/lockstepdb/lockstep v0.0.0
 	github.com/openbao/openbao/api/v2 v2.7.1
+	github.com/opensearch-project/opensearch-go/v4 v4.8.1
 	go.etcd.io/bbolt v1.5.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lockstepdb/lockstep/storage"
@@ -27,6 +28,8 @@ type committer struct {
 	above   uint64 // whose ordinal is above this one
 
 	overrides []wal.Fork // and that wins against these forks of others
+
+	term atomic.Uint64 // the ordinal that the next entry will have
 
 	chain wal.Hash
 	last  wal.Position
@@ -123,6 +126,7 @@ func (c *committer) mint(first uint64) error {
 		return fmt.Errorf("noting a new fork: %w", err)
 	}
 	c.fork, c.ordinal, c.epoch = fork, reign.Ordinal, false
+	c.term.Store(reign.Ordinal)
 	return nil
 }
 
@@ -239,6 +243,7 @@ func (c *committer) begin(at wal.Position, chain wal.Hash) {
 	defer c.mu.Unlock()
 	c.last, c.chain, c.fresh = at, chain, true
 	c.forks = slices.DeleteFunc(c.forks, func(f wal.ForkStart) bool { return f.First > at.Index }) // the log was taken back
+	c.term.Store(c.e.hist.ordinal())
 }
 
 // turn lets the log go on in another role after the place where it is.
@@ -249,6 +254,7 @@ func (c *committer) turn(role Role) error {
 		return fmt.Errorf("the log's history: %w", err)
 	}
 	c.fork, c.forks = wal.Fork{}, nil
+	c.term.Store(c.e.hist.ordinal())
 	return nil
 }
 

@@ -37,6 +37,9 @@ type Tx struct {
 	Exec      func(r Reader) ([]Write, error)
 	Writes    []Write
 	RequestID string // of a forwarded write; kept in the entry's header; at most 64 bytes
+
+	// Numbers is set by Do: of each write, in their order, what a numbered keyspace calls it. Nil when none of them is to a numbered keyspace.
+	Numbers []Number
 }
 
 // Committed is the answer to a transaction: it is durable and readable here.
@@ -88,7 +91,7 @@ func (e *Engine) prepareTx(tx *Tx) (*txWork, error) {
 	}
 	w := &txWork{tx: tx}
 	if tx.Exec != nil {
-		return w, e.prefetch(w)
+		return w, e.prefetch(w, tx.Reads)
 	}
 	return w, e.prepareWrites(w)
 }
@@ -98,16 +101,29 @@ func (e *Engine) prepareWrites(w *txWork) error {
 		return err
 	}
 	w.pre = &prepared{entry: &storage.Entry{Blocks: blocks(w.tx.Writes)}}
+	if reads := e.numberedReads(w.tx.Writes); reads != nil && !w.meta.housekeeping { // their values, and so their digests, are not known before they are sequenced
+		return e.prefetch(w, reads)
+	}
 	e.keys.digest(w.pre)
 	return e.lookup(w.pre)
 }
 
-func (e *Engine) prefetch(w *txWork) error {
-	if len(w.tx.Reads) == 0 {
+// numberedReads are the records that numbering will ask for; nil when none of the writes is to a keyspace that is known to be numbered.
+func (e *Engine) numberedReads(writes []Write) (out []Key) {
+	for i := range writes {
+		if e.numbered.has(writes[i].Keyspace) {
+			out = append(out, Key{writes[i].Keyspace, writes[i].Key})
+		}
+	}
+	return out
+}
+
+func (e *Engine) prefetch(w *txWork, reads []Key) error {
+	if len(reads) == 0 {
 		return nil
 	}
-	w.read = make(map[string]prefetched, len(w.tx.Reads))
-	for _, k := range w.tx.Reads {
+	w.read = make(map[string]prefetched, len(reads))
+	for _, k := range reads {
 		p := prefetched{gen: e.state.Gen()}
 		r, err := e.state.Get(k.Keyspace, k.Key)
 		if err != nil && !errors.Is(err, storage.ErrNotFound) {
@@ -157,16 +173,27 @@ func (w *txWork) sequence(s *sequencer) verdict {
 
 // decide runs Exec, when there is one. A nil result without an error is a transaction without writes.
 func (w *txWork) decide(s *sequencer) (p *prepared, seen uint64, err error) {
-	if w.tx.Exec == nil {
-		return w.pre, 0, nil
-	}
 	r := &txReader{s: s, read: w.read}
-	writes, err := w.tx.Exec(r)
-	if err != nil || len(writes) == 0 {
-		return nil, r.seen, err
+	writes := w.tx.Writes
+	if w.tx.Exec != nil {
+		writes, err = w.tx.Exec(r)
+		if err != nil || len(writes) == 0 {
+			return nil, r.seen, err
+		}
+		if err := checkWrites(writes); err != nil {
+			return nil, r.seen, err
+		}
 	}
-	if err := checkWrites(writes); err != nil {
-		return nil, r.seen, err
+	var numbered []Write
+	if !w.meta.housekeeping { // which sets records to what they are elsewhere, numbers included
+		if numbered, w.tx.Numbers, err = s.number(r, writes); err != nil {
+			return nil, r.seen, err
+		}
+	}
+	if numbered != nil {
+		writes = numbered
+	} else if w.pre != nil && w.pre.digests != nil {
+		return w.pre, 0, nil
 	}
 	p = &prepared{entry: &storage.Entry{Blocks: blocks(writes)}}
 	p.olds = r.hints(p.entry)

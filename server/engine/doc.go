@@ -67,4 +67,21 @@
 // they are after it (a dropped one with count 0). The first frame of a segment
 // lists all. A batch kept in the spool is a frame of the spool's own log; its
 // first entry is the batch's header, each further one an entry's place and bytes.
+//
+// # Numbered keyspaces
+//
+// The record NumbersKey (its key begins with a zero byte, which no path has) makes a keyspace numbered. Its value:
+//
+//	next operation   8 bytes, big endian
+//	newest term      8
+//	tag              1 byte, 1
+//
+// A value of such a keyspace is what was put, and behind it:
+//
+//	version          8 bytes, big endian
+//	operation        8
+//	term             8
+//	tag              1 byte, 1; no text ends in it
+//
+// The sequencer writes both, in the entry of the change itself. Values without a tag are from before the keyspace was numbered: version 1, operation 0.
 package engine

@@ -166,6 +166,7 @@ type Engine struct {
 	place      place
 	sync       syncs
 	system     atomic.Uint64
+	numbered   numberedSpaces
 	hist       history
 	bases      bases
 	holds      holds

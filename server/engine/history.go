@@ -70,6 +70,16 @@ func (h *history) next(fork wal.Fork, start uint64, id Identity, now time.Time) 
 	return r
 }
 
+// ordinal is that of the newest reign; 1 before there is one.
+func (h *history) ordinal() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n := len(h.reigns); n > 0 {
+		return h.reigns[n-1].Ordinal
+	}
+	return 1
+}
+
 // add appends a reign, durably.
 func (h *history) add(log *wal.Log, r Reign) error {
 	h.mu.Lock()

@@ -25,6 +25,8 @@ type ledger struct {
 	attachable map[storage.KeyspaceID]merkle.Total // what those hold that the next entries attach
 	inMemory   bool                                // no checkpoint can be made: what is attached is not followed from there on
 	unknown    map[storage.KeyspaceID]struct{}     // such keyspaces
+
+	plain map[storage.KeyspaceID]struct{} // keyspaces that were found not to be numbered
 }
 
 // held is a record that is sequenced and not yet applied; not present when it was deleted.
@@ -65,6 +67,7 @@ func newLedger(state *storage.State) *ledger {
 		},
 		attached: map[storage.KeyspaceID]struct{}{},
 		unknown:  map[storage.KeyspaceID]struct{}{},
+		plain:    map[storage.KeyspaceID]struct{}{},
 	}
 	l.reload()
 	return l
@@ -73,6 +76,7 @@ func newLedger(state *storage.State) *ledger {
 // reload takes the totals of what is applied for the truth; nothing may be pending.
 func (l *ledger) reload() {
 	l.totals = map[storage.KeyspaceID]storage.KeyspaceTotal{}
+	clear(l.plain)
 	for _, t := range l.state.Totals() {
 		l.totals[t.ID] = t
 	}
@@ -165,6 +169,9 @@ func (l *ledger) change(index uint64, b *storage.Block, ci int, digest *merkle.D
 	c := &b.Changes[ci]
 	if _, unknown := l.unknown[b.Keyspace]; unknown {
 		return nil
+	}
+	if c.Op == storage.Attach || Reserved(c.Key) {
+		delete(l.plain, b.Keyspace)
 	}
 	switch {
 	case c.Op == storage.Attach:

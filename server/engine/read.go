@@ -67,5 +67,5 @@ func (e *Engine) ChainAt(index uint64) (wal.Hash, error) {
 }
 
 // SystemVersion returns a number that changes with every applied entry that touched a system keyspace (and with every
-// sync of one): caches of mounts, policies and the like are valid as long as it stays the same.
+// sync of one), or a record that is about its keyspace (Reserved): caches of mounts, policies and the like are valid as long as it stays the same.
 func (e *Engine) SystemVersion() uint64 { return e.system.Load() }

@@ -80,6 +80,7 @@ func (c *committer) nextEpoch(above uint64, overrides []wal.Fork) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.fork, c.above, c.overrides, c.epoch = wal.Fork{}, above, overrides, true
+	c.term.Store(max(c.e.hist.ordinal(), above) + 1)
 }
 
 // NextFork lets the next frame begin a fork, of the same epoch. A Writer only.

@@ -196,9 +196,10 @@ func (s *sequencer) place(p *prepared) {
 	}
 }
 
+// touchesSystem tells whether an entry changes what caches hold: records of the system, or about a keyspace.
 func touchesSystem(e *storage.Entry) bool {
 	for i := range e.Blocks {
-		if ks := e.Blocks[i].Keyspace; ks == storage.SystemReplicated || ks == storage.SystemLocal {
+		if ks := e.Blocks[i].Keyspace; ks == storage.SystemReplicated || ks == storage.SystemLocal || describes(&e.Blocks[i]) {
 			return true
 		}
 	}

@@ -81,7 +81,7 @@ func decoded(raw []byte) any {
 	d := json.NewDecoder(strings.NewReader(string(raw)))
 	d.UseNumber()
 	var v any
-	if err := d.Decode(&v); err != nil {
+	if err := d.Decode(&v); err != nil || d.More() {
 		return map[string]any{"http_raw_body": string(raw)}
 	}
 	return v

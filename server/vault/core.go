@@ -52,6 +52,7 @@ type Config struct {
 	Scrub func() ScrubStatus
 	// Unauthenticated tells which ceremonies of the key holders need no token (Op…); nil: none.
 	Unauthenticated func(operation string) bool
+	PasswordCost    int // of bcrypt; 0: the library's default. Tests make it cheap
 	Now             func() time.Time
 }
 
@@ -67,6 +68,7 @@ type Core struct {
 	methods map[string][]route // of auth methods by their type; paths below the mount
 	node    atomic.Pointer[nodeRef]
 	snap    atomic.Pointer[snapshot]
+	face    atomic.Pointer[FaceFunc] // the other one
 
 	// mountsMu makes mount table changes one after the other: the sequencer cannot list, and whether a path is free
 	// depends on all paths.
@@ -143,6 +145,9 @@ func New(cfg Config) (*Core, error) {
 	c := &Core{cfg: cfg, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now, routes: routeTable(), methods: methodTables(), wake: make(chan struct{}, 1)}
 	c.maxMounts = maxMounts
 	c.guests.init()
+	if cfg.PasswordCost != 0 {
+		c.guests.cost = cfg.PasswordCost
+	}
 	if c.log == nil {
 		c.log = hclog.NewNullLogger()
 	}
@@ -309,6 +314,7 @@ func (c *Core) commit(r *request, tx *engine.Tx) error {
 			return refuse(errUnavailable, "this cluster ceased to be the primary while the request was under way, and nothing was written: repeat it")
 		}
 	}
+	asked := tx
 	tx, err := c.underLease(tx)
 	if err != nil {
 		return err
@@ -317,6 +323,7 @@ func (c *Core) commit(r *request, tx *engine.Tx) error {
 	if err != nil {
 		return err
 	}
+	asked.Numbers = tx.Numbers
 	if r.committed = max(r.committed, done.Position.Index); n == nil || done.Position.Index == 0 {
 		return nil
 	}

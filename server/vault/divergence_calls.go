@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/lockstepdb/lockstep/server/archive"
+	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/replication"
 	"github.com/lockstepdb/lockstep/storage"
 )
@@ -176,7 +177,8 @@ func archivedRow(snap *snapshot, ks storage.KeyspaceID, scope storage.Scope, ch 
 		row["key"] = string(ch.Key)
 	}
 	if ch.Op == storage.Put && values && !secretive(snap, ks) {
-		row["value_base64"] = base64.StdEncoding.EncodeToString(ch.Value)
+		value, _ := engine.Split(ch.Value)
+		row["value_base64"] = base64.StdEncoding.EncodeToString(value)
 	}
 	return row
 }

@@ -48,7 +48,7 @@
 // token's record says.
 //
 // A mount is a keyspace of its own, named by the record's uuid. In one of KV version 1 a key is the path below the mount
-// and the value is the JSON object that was written. In one of version 2:
+// and the value is the JSON object that was written, with its number behind it where the keyspace is numbered (package engine). In one of version 2:
 //
 //	c                    the mount's configuration (JSON, kv2Config)
 //	m/<path>             a key's metadata (JSON, kv2Meta)

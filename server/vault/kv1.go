@@ -36,6 +36,7 @@ func (c *Core) kv1Read(r *request) (*reply, error) {
 	if !ok {
 		return nil, missing()
 	}
+	value, _ = engine.Split(value)
 	return &reply{data: json.RawMessage(value), lease: r.mount.lease(value)}, nil
 }
 
@@ -104,6 +105,9 @@ func (m *mount) lease(value []byte) int {
 	return int(orDefault(m.Config.DefaultLeaseTTL))
 }
 
+// firstName lies below every name that a path may have, and above the records that are about their keyspace.
+const firstName = "\x01"
+
 const maxListed = 1 << 20 // names of one answer; more are asked for with after and limit
 
 // list answers LIST below a mount: the children of a folder, folders with their final '/'. after and limit page through it.
@@ -119,9 +123,13 @@ func (c *Core) list(r *request, s space, prefix string) (*reply, error) {
 	if limit == 0 || limit > maxListed {
 		limit = maxListed
 	}
+	after := r.query.Get("after")
+	if prefix == "" && after < firstName {
+		after = firstName
+	}
 	view := c.engine.Snapshot()
 	defer view.Release()
-	names, more, err := view.List(s.id, prefix, r.query.Get("after"), limit)
+	names, more, err := view.List(s.id, prefix, after, limit)
 	if err != nil {
 		return nil, err
 	}

@@ -287,19 +287,25 @@ func (c *Core) forward(r *request) (*reply, error) {
 		Method: r.method, Path: r.path, Query: r.query.Encode(), Header: forwardedHeader(r), Body: r.body,
 		RequestID: r.id, Policies: r.caller.policies, DisplayName: r.caller.displayName,
 	})
-	if errors.Is(err, replication.ErrUnreachable) {
-		return nil, refuse(errUnavailable, "a write to what is shared needs the primary, reads and local mounts do not: %s", err)
-	}
 	if err != nil {
-		return nil, err
+		return nil, forwardError(err)
 	}
 	r.away = got.Header.Get(headerIndex)
 	r.index = n.ForwardedIndexToken(r.away)
 	rep := &reply{sent: &answer{status: got.Status, body: got.Body}}
 	if late {
-		return rep, rep.warnSent("the primary has committed this write, this cluster has not received it yet: reads here may be stale")
+		return rep, rep.warnSent(lateText)
 	}
 	return rep, nil
+}
+
+const lateText = "the primary has committed this write, this cluster has not received it yet: reads here may be stale"
+
+func forwardError(err error) error {
+	if errors.Is(err, replication.ErrUnreachable) {
+		return refuse(errUnavailable, "a write to what is shared needs the primary, reads and local mounts do not: %s", err)
+	}
+	return err
 }
 
 // forwardedHeader is what of a request's header changes its meaning.
@@ -331,6 +337,9 @@ func (c *Core) Handle(ctx context.Context, f *replication.Forwarded) (out *repli
 			out = &replication.ForwardedAnswer{Status: http.StatusInternalServerError, Body: errorBody([]string{internalText(r)})}
 		}
 	}()
+	if f.Header.Get(headerFace) != "" {
+		return c.handleFace(ctx, f)
+	}
 	rep, err := c.performForwarded(r, f)
 	rep, err = c.confirm(r, rep, err)
 	a := c.auditResponse(r, c.encodeReply(r, rep, err))

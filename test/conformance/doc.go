@@ -4,7 +4,7 @@
 // Vault's API that the project keeps, so that both can be read side by side. A
 // row begins with the ids of what it shows: section and line of that reference,
 // or 002 and 003 for the two pages that the product was first described by;
-// "ours" where neither has a line.
+// "ours" where neither has a line; an id that begins with os is a line of the reference of OpenSearch's API.
 // testdata/reference.ids lists all ids; a test demands that each has a row.
 //
 //	node fresh                        a server of this file's own, initialised
@@ -13,7 +13,7 @@
 //	at primary by nobody              whom the requests below go to, with whose token
 //	with X-Vault-Wrap-TTL: 60         a header of the next request
 //	guarded                           the next request is refused to whoever may not make it; "guarded sudo": not without sudo either
-//	GET sys/replication/status        method, path, body
+//	GET sys/replication/status        method, path, body; a path that begins with '/' is not below /v1/, and ⏎ ends a line of a body
 //	200                               status; 200|204 where either will do
 //	data.dr.mode  = "primary"         what the answer's body must hold there
 //	2.2:255 data.mode  string         the same, with an id of its own

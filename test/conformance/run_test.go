@@ -29,14 +29,24 @@ type answer struct {
 }
 
 func send(n *cluster.Node, token, method, path, body string, headers [][2]string) (*answer, error) {
-	req, err := http.NewRequestWithContext(context.Background(), method, n.API+"/v1/"+path, strings.NewReader(body))
+	native := strings.HasPrefix(path, "/")
+	if !native {
+		path = "/v1/" + path
+	}
+	req, err := http.NewRequestWithContext(context.Background(), method, n.API+path, strings.NewReader(strings.ReplaceAll(body, "⏎", "\n")))
 	if err != nil {
 		return nil, err
+	}
+	if native && body != "" {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	if token != "" {
 		req.Header.Set("X-Vault-Token", token)
 	}
 	for _, h := range headers {
+		if req.Header.Get("Content-Type") != "" && h[0] == "Content-Type" {
+			req.Header.Del(h[0])
+		}
 		req.Header.Add(h[0], h[1])
 	}
 	got, err := client.Do(req)

@@ -62,7 +62,7 @@ type nodeOf struct{ name, kind string }
 const ours = "ours"
 
 var (
-	idForm      = regexp.MustCompile(`^(\d+\.\d+:\d+|00[23]:[a-z-]+)$`)
+	idForm      = regexp.MustCompile(`^((os)?\d+(\.\d+)?:\d+|00[23]:[a-z-]+)$`)
 	pendingForm = regexp.MustCompile(`^(.*\S)\s+\(pending ([a-z]+)\)$`)
 	statusForm  = regexp.MustCompile(`^\d{3}(\|\d{3})*$`)
 	methods     = map[string]bool{"GET": true, "HEAD": true, "POST": true, "PUT": true, "PATCH": true, "DELETE": true, "LIST": true}
