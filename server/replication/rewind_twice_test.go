@@ -14,7 +14,6 @@ import (
 // promoted without them, then the rest, when a DR secondary was that never had them. Each part of each is in an archive, once, and nothing is left in the state.
 func TestARewindOfDRKeepsWhatARewindOfPerformanceLeft(t *testing.T) {
 	t.Parallel()
-	const tail = 5
 	a := newCapablePrimary(t, DR, Performance)
 	a.load(shared, storage.Replicated, "base/", 50, 20)
 	d, s := a.successor(DR, "d"), a.successor(Performance, "s")
