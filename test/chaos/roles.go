@@ -147,9 +147,9 @@ func (w *world) drained(from, to *member) bool {
 	return err == nil
 }
 
-// undo promotes the demoted primary of a site again.
+// undo promotes the demoted primary of a site again. It cannot know that none of its secondaries was promoted; here that is known.
 func (w *world) undo(st *site) error {
-	if err := w.role(st.active, cluster.DR, "secondary/promote", st.auth(nil), 0); err != nil {
+	if err := w.role(st.active, cluster.DR, "secondary/promote", st.auth(map[string]any{"force": true}), 0); err != nil {
 		return &stuck{err}
 	}
 	if err := w.promoted(st, st.active, true); err != nil {
