@@ -23,8 +23,8 @@ CORES        = $(shell getconf _NPROCESSORS_ONLN)
 SIDE_BY_SIDE = -p $(shell expr $(CORES) + 1) -parallel $(shell expr 2 '*' $(CORES))
 TEST         = -timeout 10m -ldflags=-w $(SIDE_BY_SIDE)
 
-# Packages of test/ that `make check` runs and the everyday `make test` does not: they take minutes.
-FAULTS = failover|faults
+# Faults on real processes take minutes: packages of test/ that `make check` runs, and the everyday `make test` does not.
+FAULTS = crash|divergence|failover|faults
 
 # One recipe after the other, whatever -j says: the tests use every core themselves.
 .NOTPARALLEL:
@@ -56,7 +56,7 @@ test: need-cc ## unit and end-to-end tests with the race detector
 	cd bench && $(GO) test -race $(TEST) ./...
 
 .PHONY: test-faults
-test-faults: need-cc ## full disks, and failover in every order, on real processes
+test-faults: need-cc ## kills, rot, full disks, and failover in every order, on real processes
 	cd test && $(GO) test -race $(TEST) $$($(GO) list ./... | grep -E '/($(FAULTS))$$')
 
 .PHONY: check
