@@ -22,6 +22,7 @@ type fileView struct {
 	refs      atomic.Int64
 	gen       uint64
 	walked    atomic.Int64 // keys remembered in keyspaces
+	rebuilt   bool         // the leaves are being rebuilt, and prove nothing yet
 	keyspaces map[KeyspaceID]*viewInfo
 	pos       wal.Position
 	chain     wal.Hash
@@ -48,7 +49,7 @@ func walkHash(key []byte) uint32 { return uint32(maphash.Bytes(walkSeed, key)) }
 // newView opens a view of the file as it is now, with one reference. What changed since the present view
 // is copied anew, the rest taken from it. The caller is the checkpointer.
 func (s *State) newView(mark *Mark) (*fileView, error) {
-	v := &fileView{state: s, gen: s.gen + 1, pos: mark.Applied, chain: mark.Chain}
+	v := &fileView{state: s, gen: s.gen + 1, pos: mark.Applied, chain: mark.Chain, rebuilt: mark.Reindexing}
 	v.keyspaces = make(map[KeyspaceID]*viewInfo, len(s.disk))
 	for id, d := range s.disk {
 		_, changed := s.stale[id]
@@ -167,8 +168,12 @@ func (v *fileView) row(ks KeyspaceID, key []byte) (r row, ok bool, err error) {
 }
 
 // absent returns an error when a key that a search does not find may be there: its leaf, walked, holds it or lacks something. What is in a leaf that was whole
-// is remembered, since most writes of new keys come to one that was walked for another. To be called under Guard.
+// is remembered, since most writes of new keys come to one that was walked for another. Where a rebuild of the leaves was interrupted the search is believed: a start
+// reads before that is taken up again. To be called under Guard.
 func (v *fileView) absent(ks KeyspaceID, key []byte) error {
+	if v.rebuilt {
+		return nil
+	}
 	k := v.keyspaces[ks]
 	walked := &k.walked[k.leaves.Slot(key)]
 	if keys := walked.Load(); keys != nil && !slices.Contains(*keys, walkHash(key)) {
