@@ -17,15 +17,15 @@ import (
 // fileView is the file as one finished transaction left it: a read transaction
 // shared by all readers, and a copy of what the checkpointer knew then.
 type fileView struct {
-	state     *State
-	tx        *bolt.Tx
-	refs      atomic.Int64
-	gen       uint64
-	walked    atomic.Int64 // keys remembered in keyspaces
-	rebuilt   bool         // the leaves are being rebuilt, and prove nothing yet
-	keyspaces map[KeyspaceID]*viewInfo
-	pos       wal.Position
-	chain     wal.Hash
+	state      *State
+	tx         *bolt.Tx
+	refs       atomic.Int64
+	gen        uint64
+	walked     atomic.Int64 // keys remembered in keyspaces
+	rebuilding bool         // the leaves are being rebuilt, and prove nothing yet
+	keyspaces  map[KeyspaceID]*viewInfo
+	pos        wal.Position
+	chain      wal.Hash
 }
 
 type viewInfo struct {
@@ -49,7 +49,7 @@ func walkHash(key []byte) uint32 { return uint32(maphash.Bytes(walkSeed, key)) }
 // newView opens a view of the file as it is now, with one reference. What changed since the present view
 // is copied anew, the rest taken from it. The caller is the checkpointer.
 func (s *State) newView(mark *Mark) (*fileView, error) {
-	v := &fileView{state: s, gen: s.gen + 1, pos: mark.Applied, chain: mark.Chain, rebuilt: mark.Reindexing}
+	v := &fileView{state: s, gen: s.gen + 1, pos: mark.Applied, chain: mark.Chain, rebuilding: mark.Reindexing}
 	v.keyspaces = make(map[KeyspaceID]*viewInfo, len(s.disk))
 	for id, d := range s.disk {
 		_, changed := s.stale[id]
@@ -171,7 +171,7 @@ func (v *fileView) row(ks KeyspaceID, key []byte) (r row, ok bool, err error) {
 // is remembered, since most writes of new keys come to one that was walked for another. Where a rebuild of the leaves was interrupted the search is believed: a start
 // reads before that is taken up again. To be called under Guard.
 func (v *fileView) absent(ks KeyspaceID, key []byte) error {
-	if v.rebuilt {
+	if v.rebuilding {
 		return nil
 	}
 	k := v.keyspaces[ks]

@@ -16,14 +16,20 @@ type mark struct {
 
 func (f *feeder) heartbeat() error {
 	totals, end := f.n.engine.Totals()
-	if f.mark == nil && f.at.Index < end.Index { // what was sent may be ahead of what is applied: no batch would come to such a mark, nor any after it
-		f.mark = &mark{end, totals}
-	}
+	f.markEnd(end, totals)
 	// What is covered at the end of the log is known once all of it was cut; before, the secondary is not there either.
 	if f.coverer == nil || f.at == end {
 		return f.beat(end, f.root(totals))
 	}
 	return f.beat(end, nil)
+}
+
+// markEnd lets a batch end at an end of the log that is still to be sent. What was sent may be ahead of what is applied here: a mark behind it would let no batch
+// begin any more.
+func (f *feeder) markEnd(end wal.Position, totals []storage.KeyspaceTotal) {
+	if f.mark == nil && f.at.Index < end.Index {
+		f.mark = &mark{end, totals}
+	}
 }
 
 // marked reports whether what was sent ends at the mark.

@@ -9,7 +9,30 @@ import (
 	"github.com/lockstepdb/lockstep/server/engine"
 	"github.com/lockstepdb/lockstep/server/engine/enginetest"
 	"github.com/lockstepdb/lockstep/storage"
+	"github.com/lockstepdb/lockstep/wal"
 )
+
+// A frame is read by feeders when it is durable, and is in the totals a moment later.
+func TestAHeartbeatBetweenAFramesAppendAndItsPublicationStopsNoBatch(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		end    uint64 // that is published; 5 was sent
+		marked bool   // once 8 was sent
+	}{
+		{"behind what was sent", 4, false},
+		{"what was sent", 5, false},
+		{"still to be sent", 8, true},
+	} {
+		f := &feeder{at: wal.Position{Index: 5}}
+		if f.markEnd(wal.Position{Index: tt.end}, nil); f.marked() {
+			t.Errorf("%s: no batch begins any more", tt.name)
+		}
+		f.at.Index = 8
+		if f.marked() != tt.marked {
+			t.Errorf("%s: once 8 was sent: marked %t, want %t", tt.name, f.marked(), tt.marked)
+		}
+	}
+}
 
 // TestRootsAreComparedUnderLoad never lets the log's end stand still: a secondary is compared where the feeder ends a batch for it, with about each heartbeat.
 func TestRootsAreComparedUnderLoad(t *testing.T) {
